@@ -1,0 +1,47 @@
+# HiNet on Spark. `make help` lists the targets; `make run` and `make test` set up what they need first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+SYSTEM_PYTHON ?= $(shell for p in python3.11 python3; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+CONFIG ?= conf/train/movielens.yml
+CONTRACT ?= conf/contracts/movielens.yml
+GPU ?=
+
+# Spark's driver and workers must run this environment's interpreter, wherever they are started from.
+export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
+export PYSPARK_DRIVER_PYTHON := $(CURDIR)/$(BIN)/python
+
+.PHONY: help setup run test check bench ui clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup:  ## virtual environment, Horovod wheel, Delta's jars (skips what is there; GPU=1 builds Horovod with NCCL)
+	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "setup: Python 3.11 is missing:  apt-get install python3.11 python3.11-venv python3.11-dev" >&2; exit 2; }
+	@$(SYSTEM_PYTHON) build_tools/setup_environment.py $(if $(GPU),--gpu)
+
+run: setup  ## the whole flow on MovieLens-100K: raw ratings to scores by a promoted model
+	@$(BIN)/python jobs/build_features.py --contract $(CONTRACT)
+	@$(BIN)/python jobs/train.py --config $(CONFIG)
+	@$(BIN)/python jobs/evaluate.py --config $(CONFIG)
+	@$(BIN)/python jobs/promote.py --config $(CONFIG)
+	@$(BIN)/python jobs/score.py --config $(CONFIG)
+
+test: setup  ## every test (HINET_ML1M=<folder> adds those on MovieLens-1M)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup  ## ruff, mypy and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy feature_eng hinet_model jobs
+	@$(BIN)/lint-imports --config setup.cfg
+
+bench: setup  ## benchmarks: tables, and benchmarks/results.json
+	@$(BIN)/python -m benchmarks
+
+ui: setup  ## the MLflow UI on this project's runs
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///local/mlflow.db
+
+clean:  ## remove the virtual environment and everything a run wrote under local/
+	rm -rf .venv local
