@@ -1,0 +1,153 @@
+"""Faults between the parts of a contract, which no part can see alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from feature_eng.contract_parts import (
+    Behaviour,
+    Categorical,
+    Columns,
+    Feature,
+    History,
+    Rate,
+    Scenario,
+    ScenarioValues,
+    Source,
+    Split,
+)
+from feature_eng.settings import suggestion
+
+RESERVED_COLUMNS = frozenset({"row_id", "scenario", "scenario_index", "split", "reason"})
+RESERVED_PREFIXES = ("label__", "known_at__")
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_SCENARIO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def cross_faults(parts: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[str]:
+    """Faults between parts; names are looked up in ``raw``, so that a faulty task still counts as named."""
+    task_names = [str(name) for name in raw["tasks"]] if isinstance(raw.get("tasks"), Mapping) else []
+    columns: Columns | None = parts.get("columns")
+    yield from _name_faults(parts)
+    yield from _scenario_faults(parts.get("scenario"))
+    yield from _table_faults(parts)
+    features: Mapping[str, Feature] = parts.get("features", {})
+    for name, feature in features.items():
+        referred = {"when": feature.when} if isinstance(feature, History) else {}
+        referred |= {"task": feature.task} if isinstance(feature, Rate) else {}
+        for key, task in referred.items():
+            if task is not None and task not in task_names:
+                expected = ", ".join(task_names)
+                hint = suggestion(task, task_names)
+                yield f"features.{name}.{key}: no task is called {task!r}; expected one of {expected}{hint}"
+        if isinstance(feature, History) and columns and not shared_feature(feature, columns.item, features):
+            wanted = f"of column '{columns.item}'" if feature.of == "item" else f"called '{feature.of}'"
+            yield f"features.{name}.of: a history shares a categorical feature's vocabulary; none is {wanted}"
+    if columns and columns.time is None:
+        for reason in time_reasons(parts):
+            yield f"columns.time: is missing; needed by {reason}"
+    split: Split | None = parts.get("split")
+    if columns and split and split.method == "user_disjoint" and columns.position is None:
+        yield "columns.position: is missing; needed by split.method 'user_disjoint'"
+
+
+def _name_faults(parts: Mapping[str, Any]) -> Iterator[str]:
+    plain = "expected small letters, digits and single underscores, a letter first"
+    for section in ("tasks", "features"):
+        for name in parts.get(section, {}):
+            if not _NAME.fullmatch(name):
+                yield f"{section}.{name}: is not usable as a name; {plain}"
+    scenario: Scenario | None = parts.get("scenario")
+    for name in scenario.values if scenario else ():
+        if not _SCENARIO_NAME.fullmatch(name):
+            yield f"scenario.values.{name}: is not usable as a name; expected letters, digits, '_' and '-'"
+    raw = _named_columns(parts)
+    for where, column in raw:
+        if column in RESERVED_COLUMNS or column.startswith(RESERVED_PREFIXES):
+            yield f"{where}: the column name {column!r} is taken by the product; rename it in the source"
+    for name, feature in parts.get("features", {}).items():
+        if name in RESERVED_COLUMNS:
+            yield f"features.{name}: the name is taken by the product; expected another"
+        elif isinstance(feature, Behaviour) and name in {column for _, column in raw}:
+            yield f"features.{name}: a behaviour feature needs a name that no raw column has"
+
+
+def _named_columns(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    named: list[tuple[str, str | None]] = []
+    columns: Columns | None = parts.get("columns")
+    if columns:
+        named += [("columns.key", name) for name in columns.key]
+        named += [
+            (f"columns.{role}", getattr(columns, role)) for role in ("user", "item", "time", "position")
+        ]
+    if parts.get("scenario"):
+        named.append(("scenario.column", parts["scenario"].column))
+    for section in ("tasks", "features"):
+        for name, part in parts.get(section, {}).items():
+            named.append((f"{section}.{name}.column", getattr(part, "column", None)))
+    return [(where, column) for where, column in named if column is not None]
+
+
+def _scenario_faults(scenario: Scenario | None) -> Iterator[str]:
+    named = list(scenario.values.items()) if scenario else []
+    for place, (name, values) in enumerate(named):
+        for other, others in named[:place]:
+            if _overlap(values, others):
+                yield f"scenario.values.{name}: overlaps {other!r}; a value belongs to one scenario"
+
+
+def _overlap(one: ScenarioValues, other: ScenarioValues) -> bool:
+    if one.range and other.range:
+        lows = [-math.inf if low is None else low for low in (one.range[0], other.range[0])]
+        highs = [math.inf if high is None else high for high in (one.range[1], other.range[1])]
+        return max(lows) <= min(highs)
+    if one.range:
+        one, other = other, one
+    return any(other.matches(value) for value in one.one_of or ())
+
+
+def _table_faults(parts: Mapping[str, Any]) -> Iterator[str]:
+    source: Source | None = parts.get("source")
+    if source is None:
+        return
+    tables = list(source.tables)
+    if source.reader == "tables" and not tables:
+        yield "source.tables: is missing; expected the tables to read"
+    if source.reader == "movielens" and tables:
+        yield "source.tables: the reader 'movielens' knows its own files; expected no tables"
+    if source.reader == "tables" and source.main is not None and source.main not in tables:
+        yield f"source.main: no table is called {source.main!r}{suggestion(source.main, tables)}"
+    for name, task in parts.get("tasks", {}).items():
+        if task.table is None:
+            continue
+        where = f"tasks.{name}.table"
+        if task.table not in tables:
+            expected = f"expected one of {', '.join(tables)}" if tables else "source.tables lists none"
+            yield f"{where}: no table is called {task.table!r}; {expected}{suggestion(task.table, tables)}"
+        elif task.table == source.main_table:
+            yield f"{where}: {task.table!r} holds the impressions; a label of the row itself takes 'column'"
+
+
+def time_reasons(parts: Mapping[str, Any]) -> Iterator[str]:
+    split: Split | None = parts.get("split")
+    if split and split.method == "time":
+        yield "split.method 'time'"
+    for name, task in parts.get("tasks", {}).items():
+        if task.is_delayed:
+            yield f"tasks.{name} (label from a table)"
+    if parts.get("behaviour", True):
+        for name, feature in parts.get("features", {}).items():
+            if isinstance(feature, Behaviour):
+                yield f"features.{name} ({feature.kind})"
+
+
+def shared_feature(history: History, item: str, features: Mapping[str, Any]) -> str | None:
+    for name, feature in features.items():
+        is_meant = history.of == name or (history.of == "item" and getattr(feature, "column", None) == item)
+        if isinstance(feature, Categorical) and is_meant:
+            return name
+    return None
