@@ -1,0 +1,137 @@
+"""Snapshots: exactly which files, rows and meanings one version of a training table has.
+
+A snapshot is what training reads: the data files of one table version, listed from the
+table's log. It is plain data, so that it can go to workers, into a run's record and back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from feature_eng.settings import UserError
+
+CONTRACT_NAME = "hinet.contract"
+CONTRACT_FINGERPRINT = "hinet.contract_fingerprint"
+ENCODER_DIGEST = "hinet.encoder_digest"
+ENCODER_PATH = "hinet.encoder_path"
+SCENARIO_NAMES = "hinet.scenarios"
+
+
+class SnapshotError(UserError):
+    """A table version that cannot be read as it stands; the message names what is in the way."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One Parquet file of a snapshot.
+
+    Args:
+        path: Absolute path, decoded; without a scheme where the file is local or mounted.
+        size: Bytes, as the table's log has them.
+        split: The split whose rows the file holds.
+        row_groups: Rows of each row group, in file order.
+    """
+
+    path: str
+    size: int
+    split: str
+    row_groups: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True)
+class SnapshotRef:
+    """One version of a training table, pinned.
+
+    Args:
+        table: Absolute path of the table.
+        version: Version in the table's log.
+        table_id: The log's id of the table; another table at the same path has another one.
+        files: Its data files, sorted by path.
+        columns: Name and Arrow dtype of each column that the files hold, in order.
+        schema_hash: SHA-256 (hex) of ``columns``.
+        contract_name: Name of the data contract the rows were made by.
+        contract_fingerprint: SHA-256 (hex) of that contract.
+        encoder_path: Folder of the encoder state.
+        encoder_digest: SHA-256 (hex) of the encoder state.
+        scenario_rows: Split -> rows of each scenario, in the contract's order.
+    """
+
+    table: str
+    version: int
+    table_id: str
+    files: tuple[DataFile, ...]
+    columns: tuple[tuple[str, str], ...]
+    schema_hash: str
+    contract_name: str
+    contract_fingerprint: str
+    encoder_path: str
+    encoder_digest: str
+    scenario_rows: Mapping[str, tuple[int, ...]]
+
+    def files_of(self, split: str) -> tuple[DataFile, ...]:
+        """Files of one split, sorted by path."""
+        return tuple(file for file in self.files if file.split == split)
+
+    def rows(self, split: str) -> int:
+        """Rows of one split; 0 for a split the table does not have."""
+        return sum(file.rows for file in self.files_of(split))
+
+    def check_files(self, split: str) -> None:
+        """Make sure that every file of a split is still there, with the size the log has.
+
+        Raises:
+            SnapshotError: Names the first file that is gone or has changed.
+        """
+        for file in self.files_of(split):
+            where = f"version {self.version} of {self.table}"
+            try:
+                size = Path(file.path).stat().st_size
+            except OSError:
+                raise SnapshotError(
+                    f"{file.path}: the file is gone, so {where} can no longer be read; "
+                    "was the table vacuumed? Build the features again or pin a newer version"
+                ) from None
+            if size != file.size:
+                raise SnapshotError(
+                    f"{file.path}: the file has {size} bytes where {where} recorded {file.size}; "
+                    "data files are never rewritten in place, so it is damaged"
+                )
+
+    def to_json(self) -> str:
+        """The snapshot as JSON text."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> SnapshotRef:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            SnapshotError: If the text is not a snapshot.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            content["files"] = tuple(
+                DataFile(**{**file, "row_groups": tuple(file["row_groups"])}) for file in content["files"]
+            )
+            content["columns"] = tuple((name, dtype) for name, dtype in content["columns"])
+            content["scenario_rows"] = {
+                split: tuple(rows) for split, rows in content["scenario_rows"].items()
+            }
+            return cls(**content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SnapshotError(f"this is not a snapshot in JSON: {error}") from None
+
+
+def schema_hash(columns: tuple[tuple[str, str], ...]) -> str:
+    """SHA-256 (hex) of column names and dtypes, in order."""
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
