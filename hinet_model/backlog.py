@@ -1,0 +1,128 @@
+"""A backlog of calls that could not be delivered: kept in order, on disk, and delivered later.
+
+Tracking must never cost a training run. Calls that fail wait here as JSON lines; while the receiver is
+down it is asked again only after a pause, since every attempt may block for its whole time limit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+Entry = dict[str, Any]
+Deliver = Callable[[str, dict[str, Any]], None]
+
+
+class RefusedError(Exception):
+    """The receiver is up and will never take this call."""
+
+
+class Backlog:
+    """Delivers calls in order, and keeps on disk those that fail.
+
+    Args:
+        path: JSON-lines file of the undelivered calls; exists only while there are any. Calls left in it
+            by an earlier process are delivered first.
+        deliver: Does one call, given its name and JSON-able arguments; `RefusedError` means "never", any
+            other exception "not now".
+        pause_seconds: Time between two attempts while the receiver is down.
+    """
+
+    def __init__(self, path: Path, deliver: Deliver, pause_seconds: float = 60.0) -> None:
+        self.path = path
+        self._deliver = deliver
+        self._pause = pause_seconds
+        self._retry_at = 0.0
+        self._reported = False
+        self._lock = threading.RLock()
+        self._waiting = _read(path)
+
+    def __len__(self) -> int:
+        """Number of calls that wait."""
+        return len(self._waiting)
+
+    def call(self, name: str, **arguments: Any) -> bool:
+        """Deliver a call, after all that wait; keep it if that fails.
+
+        Returns:
+            Whether it was delivered. Never raises for a receiver that is down.
+        """
+        with self._lock:
+            self._waiting.append({"call": name, "arguments": arguments})
+            if self.flush(force=False):
+                return True
+            self._write([self._waiting[-1]], mode="a")
+            return False
+
+    def flush(self, force: bool = True) -> bool:
+        """Deliver what waits.
+
+        Args:
+            force: Try even within the pause after a failure.
+
+        Returns:
+            Whether nothing waits any more.
+        """
+        with self._lock:
+            if not force and time.monotonic() < self._retry_at:
+                return False
+            delivered = 0
+            try:
+                for entry in self._waiting:
+                    self._deliver_or_drop(entry)
+                    delivered += 1
+            except Exception as error:
+                self._retry_at = time.monotonic() + self._pause
+                self._report(error)
+            del self._waiting[:delivered]
+            if delivered and self.path.exists():
+                # The call in hand, if it failed, is appended by `call`.
+                self._write(self._waiting if force else self._waiting[:-1], mode="w")
+            return not self._waiting
+
+    def _deliver_or_drop(self, entry: Entry) -> None:
+        """Deliver one call; one that can never be delivered must not block those behind it."""
+        try:
+            self._deliver(entry["call"], entry["arguments"])
+        except RefusedError as error:
+            logger.warning("MLflow refuses %s, which is left out: %s", entry["call"], error)
+
+    def _report(self, error: Exception) -> None:
+        """Say once that the receiver is down; the rest goes to the debug log."""
+        if self._reported:
+            logger.debug("still not delivered: %s", error)
+            return
+        self._reported = True
+        logger.warning("MLflow cannot be reached; the run goes on, records wait in %s (%s)", self.path, error)
+
+    def _write(self, entries: list[Entry], mode: str) -> None:
+        """Write calls to the file; a disk that refuses must not end the run either."""
+        try:
+            if mode == "w" and not entries:
+                self.path.unlink(missing_ok=True)
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", self.path, error)
+
+
+def _read(path: Path) -> list[Entry]:
+    """The calls an earlier process left; a last line cut short by its death is dropped."""
+    if not path.exists():
+        return []
+    entries: list[Entry] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            logger.warning("%s: a line that is cut short is left out", path)
+    return entries
