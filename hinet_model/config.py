@@ -25,9 +25,9 @@ LossScheme = Literal["proportion", "uniform"]
 class DataSettings(Settings):
     """Which training table, and which version of it, the run reads."""
 
-    table: str = Field("local/warehouse/movielens/training", min_length=1)
+    table: str = Field(default="local/warehouse/movielens/training", min_length=1)
     """Delta table written by `jobs/build_features.py`: a path, or a path below `warehouse`."""
-    version: int | None = Field(None, ge=0)
+    version: int | None = Field(default=None, ge=0)
     """Version of the table; null pins the newest one at the start of the run."""
     warehouse: str | None = None
     """Folder that a relative `table` is looked up in; null means the current directory."""
@@ -45,19 +45,19 @@ class ModelSettings(Settings):
     """Model in the registry of `hinet_model.models.build`."""
     embedding_dim: Count = 16
     """Width of one row of the fused embedding table."""
-    embedding_std: float = Field(0.01, gt=0.0, le=1.0)
+    embedding_std: float = Field(default=0.01, gt=0.0, le=1.0)
     """Standard deviation of the normal distribution that embedding rows start from."""
     sub_experts: Count | dict[str, Count] = 4
     """Sub-experts K of each extractor (scenario-shared, and one per scenario)."""
-    sub_expert_dims: Widths = [128, 64]
+    sub_expert_dims: Widths = Field(default=[128, 64])
     """Widths of a sub-expert's layers, each followed by ReLU."""
     shared_experts: Count | dict[str, Count] = 2
     """Experts of the task layer that a scenario's tasks share."""
     specific_experts: Count | dict[str, Count | dict[str, Count]] = 2
     """Experts of the task layer that one (scenario, task) pair owns."""
-    expert_dims: Widths = [128, 64]
+    expert_dims: Widths = Field(default=[128, 64])
     """Widths of a task-layer expert's layers, each followed by ReLU."""
-    tower_dims: list[Count] = [64]
+    tower_dims: list[Count] = Field(default=[64])
     """Hidden widths of a tower; the last layer to one logit is added to them."""
     scenario_embedding_dim: Count = 64
     """Width of `Emb(s_i)`, which feeds the scenario attention and nothing else."""
@@ -84,38 +84,38 @@ class LossSettings(Settings):
 
     scheme: LossScheme = "proportion"
     """proportion: scenario i weighs its share of the training rows; uniform: all weigh 1/M."""
-    task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
+    task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default={})
     """Weight beta_j per task name; a task that is not named weighs 1."""
 
 
 class OptimiserSettings(Settings):
     """Optimisers of the dense parameters and of the embedding table."""
 
-    learning_rate: float = Field(1e-3, gt=0.0)
+    learning_rate: float = Field(default=1e-3, gt=0.0)
     """Adam's rate for every parameter except the embedding table."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates, for the dense parameters and the table."""
-    epsilon: float = Field(1e-8, gt=0.0)
+    epsilon: float = Field(default=1e-8, gt=0.0)
     """Added to Adam's denominator (dense parameters and table)."""
-    weight_decay: float = Field(0.0, ge=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled weight decay (AdamW) of the dense parameters."""
-    clip_norm: float | None = Field(None, gt=0.0)
+    clip_norm: float | None = Field(default=None, gt=0.0)
     """Largest norm of the dense gradient; null leaves it as it is."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How both rates fall over the run's steps: not at all, or to `final_rate`."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps over which both rates rise from zero."""
-    final_rate: float = Field(0.0, ge=0.0, le=1.0)
+    final_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     """What a falling schedule ends at, as a share of the full rate."""
     table: Literal["adam", "adagrad", "dense_adam"] = "adam"
     """adam: lazy Adam on the batch's rows; adagrad: row-wise; dense_adam: every row, every step
     (small tables only: the step's cost follows the table, not the batch)."""
-    table_learning_rate: float | None = Field(None, gt=0.0)
+    table_learning_rate: float | None = Field(default=None, gt=0.0)
     """Rate of the embedding table; null takes `learning_rate`."""
-    table_l2: float = Field(0.0, ge=0.0)
+    table_l2: float = Field(default=0.0, ge=0.0)
     """L2 penalty: this times the row is added to its gradient; on the batch's rows with adam and
     adagrad, on every row with dense_adam."""
-    table_weight_decay: float = Field(0.0, ge=0.0)
+    table_weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled decay of embedding rows; a row pays for the steps it was not in when it is next read."""
 
     @field_validator("betas")
@@ -135,31 +135,31 @@ class OptimiserSettings(Settings):
 class TrainingSettings(Settings):
     """Epochs, batches, workers: the shape of the run."""
 
-    epochs: int = Field(8, ge=1)
+    epochs: int = Field(default=8, ge=1)
     """Passes over the training split."""
-    batch_size: int = Field(4096, ge=1)
+    batch_size: int = Field(default=4096, ge=1)
     """Rows of a GLOBAL batch: the same for any number of workers."""
-    lanes: int = Field(8, ge=1)
+    lanes: int = Field(default=8, ge=1)
     """Virtual lanes of the epoch plan; `workers` must divide them."""
-    workers: int = Field(2, ge=1)
+    workers: int = Field(default=2, ge=1)
     """Horovod processes, one Spark task each."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seeds the initial weights, the order of rows, and dropout."""
-    window_rows: int = Field(65536, ge=1)
+    window_rows: int = Field(default=65536, ge=1)
     """Rows of a lane that are shuffled together, held in memory at a time."""
-    log_every_steps: int = Field(20, ge=1)
+    log_every_steps: int = Field(default=20, ge=1)
     """Steps between two progress reports of a worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16 (autocast), weights and sums in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that the Spark task was given, else the CPU."""
-    threads_per_worker: int | None = Field(None, ge=1)
+    threads_per_worker: int | None = Field(default=None, ge=1)
     """Intra-operation threads; null takes the cores that the worker really has."""
-    validate_every_epochs: int = Field(1, ge=1)
+    validate_every_epochs: int = Field(default=1, ge=1)
     """Epochs between two passes over the validation split."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a better mean AUC; null never stops early."""
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
     """End after this many steps in all (trials); null runs every epoch whole."""
 
     @model_validator(mode="after")
@@ -174,22 +174,22 @@ class TrainingSettings(Settings):
 class CheckpointSettings(Settings):
     """Where the run's state is kept, and how much of it."""
 
-    folder: str = Field("local/checkpoints", min_length=1)
+    folder: str = Field(default="local/checkpoints", min_length=1)
     """Folder of all runs' checkpoints; each run has its own below it."""
-    every_epochs: int = Field(1, ge=1)
+    every_epochs: int = Field(default=1, ge=1)
     """Epochs between two checkpoints."""
-    keep: int = Field(2, ge=1)
+    keep: int = Field(default=2, ge=1)
     """Newest checkpoints kept, the best one not counted."""
 
 
 class MlflowSettings(Settings):
     """Where runs, metrics and models are recorded."""
 
-    tracking_uri: str = Field("sqlite:///local/mlflow/mlflow.db", min_length=1)
+    tracking_uri: str = Field(default="sqlite:///local/mlflow/mlflow.db", min_length=1)
     """MLflow's tracking store; the driver alone talks to it."""
-    experiment: str = Field("hinet", min_length=1)
+    experiment: str = Field(default="hinet", min_length=1)
     """Experiment that the run belongs to."""
-    registered_model: str = Field("hinet", min_length=1)
+    registered_model: str = Field(default="hinet", min_length=1)
     """Name that the model is registered under."""
     artifact_location: str | None = "local/mlflow/artifacts"
     """Folder or URI of artifacts, used when the experiment is created; null leaves it to the server."""
@@ -200,11 +200,11 @@ class MlflowSettings(Settings):
 class WatchdogSettings(Settings):
     """When a silent worker is given up."""
 
-    heartbeat_seconds: float = Field(2.0, gt=0.0)
+    heartbeat_seconds: float = Field(default=2.0, gt=0.0)
     """Time between two signs of life that a worker sends."""
-    stall_seconds: float = Field(120.0, gt=0.0)
+    stall_seconds: float = Field(default=120.0, gt=0.0)
     """A worker that finishes no step for this long ends the run with its stack."""
-    start_seconds: float = Field(300.0, gt=0.0)
+    start_seconds: float = Field(default=300.0, gt=0.0)
     """Time that all workers have to start and load their first batch."""
 
     @model_validator(mode="after")

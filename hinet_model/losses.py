@@ -1,0 +1,102 @@
+"""Losses: how much the rows of each scenario, and the labels of each task, weigh.
+
+Shape letters in this file:
+    B  rows in the batch   M  scenarios   N  tasks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hinet_model.batch import Batch
+
+_SCHEMES: dict[str, Callable[[Sequence[float]], list[float]]] = {
+    "proportion": lambda shares: list(shares),
+    "uniform": lambda shares: [float(share > 0) for share in shares],
+}
+"""Unnormalised weight alpha of each scenario, from the scenarios' shares of the training rows."""
+
+
+def scenario_shares(scenario_rows: Sequence[int]) -> tuple[float, ...]:
+    """Each scenario's share of the training rows, in [0, 1].
+
+    Raises:
+        ValueError: There are no rows, or a negative number of them.
+    """
+    total = sum(scenario_rows)
+    if total <= 0 or min(scenario_rows) < 0:
+        raise ValueError(f"no shares of {list(scenario_rows)} rows; expected counts with a positive sum")
+    return tuple(rows / total for rows in scenario_rows)
+
+
+def scenario_alphas(scheme: str, scenario_rows: Sequence[int]) -> tuple[float, ...]:
+    """Weights alpha_i of the scenarios' mean losses; they sum to 1 and are what a run logs.
+
+    Args:
+        scheme: proportion: a scenario's share of the training rows; uniform: 1/M for every scenario (that
+            has rows).
+        scenario_rows: Rows of the training split per scenario.
+
+    Raises:
+        ValueError: An unknown scheme.
+    """
+    if scheme not in _SCHEMES:
+        raise ValueError(f"unknown loss scheme '{scheme}'; expected one of {', '.join(_SCHEMES)}")
+    weights = _SCHEMES[scheme](scenario_shares(scenario_rows))
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def scenario_weights(scheme: str, scenario_rows: Sequence[int]) -> tuple[float, ...]:
+    """Factor alpha_i / p_i of each row of scenario i, with p_i its share of the training rows.
+
+    Under proportion it is 1 for every row: rows sampled as they come already carry the proportions. Under
+    uniform it is 1 / (M p_i). A scenario without training rows has factor 0.
+    """
+    shares = scenario_shares(scenario_rows)
+    alphas = scenario_alphas(scheme, scenario_rows)
+    return tuple(alpha / share if share else 0.0 for alpha, share in zip(alphas, shares, strict=True))
+
+
+class MultiTaskLoss(nn.Module):
+    """Weighted cross-entropy of a batch, as its part of the global batch's mean.
+
+    ``L = 1/R sum_r sum_j w_s(r) beta_j BCE_rj`` over the ``R`` rows of the GLOBAL batch: the parts of all
+    workers simply add up, a scenario that is absent adds zero, and a row enters its own scenario's loss only.
+
+    Args:
+        scenario_row_weights: ``w_i`` per scenario, from `scenario_weights`.
+        task_weights: ``beta_j`` per task.
+
+    Source: HiNet (ICDE 2023), loss weighted by the scenarios' proportions, written per row.
+    """
+
+    def __init__(self, scenario_row_weights: Sequence[float], task_weights: Sequence[float]) -> None:
+        super().__init__()
+        self.num_scenarios = len(scenario_row_weights)
+        # With equal weights (the proportion scheme without task weights) nothing needs to be multiplied.
+        self.weighted = any(weight != 1.0 for weight in (*scenario_row_weights, *task_weights))
+        weight_MN = torch.outer(torch.tensor(scenario_row_weights), torch.tensor(task_weights))
+        self.weight_MN: Tensor
+        self.register_buffer("weight_MN", weight_MN.float(), persistent=False)
+
+    def forward(self, logits_BN: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and its cells.
+
+        Args:
+            logits_BN: A model's answers to the batch.
+            batch: The rows, their labels and the rows of the global batch.
+
+        Returns:
+            The scalar loss, with a gradient, and the unweighted sums of BCE over the rows of each scenario
+            and task, ``(M, N)`` without a gradient.
+        """
+        bce_BN = F.binary_cross_entropy_with_logits(logits_BN, batch.labels, reduction="none")
+        cells_MN = bce_BN.new_zeros(self.num_scenarios, bce_BN.shape[1])
+        cells_MN.index_add_(0, batch.scenario_index, bce_BN.detach())
+        if self.weighted:
+            bce_BN = bce_BN * self.weight_MN.index_select(0, batch.scenario_index)
+        return bce_BN.sum() / max(batch.global_rows, 1), cells_MN

@@ -1,0 +1,99 @@
+"""The fused embedding table: one row per index of any id feature, and a batch's features from it.
+
+Shape letters in this file:
+    B  rows in the batch     U  distinct table rows the batch touches
+    S  slot columns          D  width of a table row
+    F  id features           P  number columns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hinet_model.batch import Batch
+
+
+class FusedEmbedding(nn.Module):
+    """Look up id features in one table, pool those with several slots, append the numbers.
+
+    The pooled value is the mean over the slots in use; a feature without any is zero. Slots that hold an
+    unknown value (index 0) are in use: "unknown" has a row of its own.
+
+    Args:
+        num_embeddings: Rows of the table.
+        dim: Width ``D`` of a row.
+        slot_spans: First and last-plus-one slot column of each id feature, in order; they cover ``0..S``.
+        pooled: Whether each feature may hold several slots, or none.
+        num_numbers: Number columns ``P``.
+        std: Standard deviation of the normal distribution that rows start from.
+
+    Shape:
+        rows_UD: ``(U, D)``  ->  ``(B, F * D + P)``
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        dim: int,
+        slot_spans: Sequence[tuple[int, int]],
+        pooled: Sequence[bool],
+        num_numbers: int,
+        std: float,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.std = std
+        self.spans = [(start, stop, many) for (start, stop), many in zip(slot_spans, pooled, strict=True)]
+        self.out_dim = len(self.spans) * dim + num_numbers
+        self.weight = nn.Parameter(torch.empty(num_embeddings, dim))
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all rows anew."""
+        with torch.no_grad():
+            self.weight.normal_(std=self.std, generator=generator)
+
+    def gather(self, unique_ids: Tensor) -> Tensor:
+        """The rows of distinct ids as a leaf of its own, whose gradient is then already de-duplicated.
+
+        Args:
+            unique_ids: ``(U,)`` int64.
+
+        Returns:
+            ``(U, D)``, detached from the table, requiring a gradient.
+        """
+        return self.weight.detach().index_select(0, unique_ids).requires_grad_()
+
+    def forward(self, batch: Batch, rows_UD: Tensor | None = None) -> Tensor:
+        """The features of every row of a batch.
+
+        Args:
+            batch: Whose ``inverse`` points into ``rows_UD``; ``U`` marks a slot not in use.
+            rows_UD: Rows of ``batch.unique_ids``; looked up in the table if not given.
+        """
+        if rows_UD is None:
+            rows_UD = self.weight.index_select(0, batch.unique_ids)
+        num_unique = rows_UD.shape[0]
+        padded = torch.cat([rows_UD, rows_UD.new_zeros(1, self.dim)])
+        parts: list[Tensor] = []
+        for first, last, many in self._runs():
+            slots = batch.inverse[:, first:last]
+            if many:
+                parts.append(F.embedding_bag(slots, padded, mode="mean", padding_idx=num_unique))
+            else:
+                parts.append(F.embedding(slots, padded).flatten(1))
+        parts.append(batch.numbers)
+        return torch.cat(parts, dim=1)
+
+    def _runs(self) -> list[tuple[int, int, bool]]:
+        """The spans, neighbours of one slot each merged: they are one look-up."""
+        runs: list[tuple[int, int, bool]] = []
+        for first, last, many in self.spans:
+            if runs and not many and not runs[-1][2]:
+                runs[-1] = (runs[-1][0], last, False)
+            else:
+                runs.append((first, last, many))
+        return runs

@@ -1,0 +1,94 @@
+"""Stacked MLPs: many perceptrons of equal widths, computed as one batched product per layer.
+
+Shape letters in this file:
+    E  perceptrons in the stack   I  width of a layer's input
+    B  rows                       O  width of a layer's output
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hinet_model.nn.dropout import dropout_
+
+Layers = list[tuple[Tensor, Tensor]]
+"""Weights ``(E, I, O)`` and biases ``(E, O)`` of each layer."""
+
+
+def initialise_linear_(weight: Tensor, in_dim: int, generator: torch.Generator) -> None:
+    """Fill in place with the uniform distribution on +-1/sqrt(in_dim), as `torch.nn.Linear` starts."""
+    bound = 1.0 / math.sqrt(in_dim)
+    with torch.no_grad():
+        weight.uniform_(-bound, bound, generator=generator)
+
+
+class StackedMLP(nn.Module):
+    """``E`` perceptrons with own parameters and equal widths, ReLU after every layer (the last if asked).
+
+    The layout is [perceptron, row, width] from the first product to the last: rows that all perceptrons
+    read are broadcast, never copied, into one batched product. (Measured on two CPUs with AVX-512, forward
+    and backward: 1.2 to 1.5 times as fast as one module per expert, as fast as one wide first product or
+    faster, and simpler than a custom function, which was slower.)
+
+    Args:
+        num_stacked: Number ``E`` of perceptrons.
+        in_dim: Width of the rows they read.
+        dims: Width of each layer.
+        dropout: Rate of dropout after each ReLU.
+        relu_last: Whether the last layer too is followed by ReLU and dropout.
+
+    Shape:
+        rows: ``(B, I)``, read by all, or ``(E, B, I)``  ->  ``(E, B, O)``
+    """
+
+    def __init__(
+        self, num_stacked: int, in_dim: int, dims: Sequence[int], dropout: float, relu_last: bool = True
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.relu_last = relu_last
+        self.in_dims = [in_dim, *dims[:-1]]
+        self.out_dim = dims[-1]
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.empty(num_stacked, wide, narrow))
+            for wide, narrow in zip(self.in_dims, dims, strict=True)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.empty(num_stacked, narrow)) for narrow in dims)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all weights and biases anew."""
+        for weight, bias, in_dim in zip(self.weights, self.biases, self.in_dims, strict=True):
+            initialise_linear_(weight, in_dim, generator)
+            initialise_linear_(bias, in_dim, generator)
+
+    def layers(self) -> Layers:
+        """The parameters of all perceptrons, layer by layer."""
+        return list(zip(self.weights, self.biases, strict=True))
+
+    def split(self, counts: Sequence[int]) -> list[Layers]:
+        """The parameters of consecutive groups of perceptrons.
+
+        The parameters stay whole (one tensor per layer for the optimiser and the exchange), and a group
+        that is not used gets a gradient of zero, not none: it is the same on every worker.
+        """
+        weights = [weight.split(list(counts)) for weight in self.weights]
+        biases = [bias.split(list(counts)) for bias in self.biases]
+        return [
+            [(weight[group], bias[group]) for weight, bias in zip(weights, biases, strict=True)]
+            for group in range(len(counts))
+        ]
+
+    def forward(self, rows: Tensor, layers: Layers | None = None) -> Tensor:
+        layers = self.layers() if layers is None else layers
+        hidden = rows
+        for depth, (weight_EIO, bias_EO) in enumerate(layers):
+            num_stacked = weight_EIO.shape[0]
+            input_EBI = hidden if hidden.dim() == 3 else hidden.expand(num_stacked, -1, -1)
+            hidden = torch.baddbmm(bias_EO.unsqueeze(1), input_EBI, weight_EIO)
+            if self.relu_last or depth < len(layers) - 1:
+                hidden = dropout_(hidden, self.dropout, self.training).relu_()
+        return hidden

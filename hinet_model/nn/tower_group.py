@@ -1,0 +1,53 @@
+"""Towers: one small perceptron per (scenario, task), from a task's extract to its logit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hinet_model.nn.mlp import Layers, StackedMLP
+
+
+class TowerGroup(nn.Module):
+    """The towers of all scenarios; those of one scenario's tasks are batched products.
+
+    Args:
+        num_scenarios: Scenarios M.
+        num_tasks: Tasks N.
+        in_dim: Width of a task's extract.
+        hidden_dims: Hidden widths; the last layer to one logit, without ReLU, is added.
+        dropout: Rate of dropout after each hidden layer.
+
+    Shape:
+        extract: ``(N, rows, in_dim)``  ->  ``(rows, N)`` logits
+    """
+
+    def __init__(
+        self, num_scenarios: int, num_tasks: int, in_dim: int, hidden_dims: Sequence[int], dropout: float
+    ) -> None:
+        super().__init__()
+        self.num_scenarios = num_scenarios
+        self.num_tasks = num_tasks
+        self.towers = StackedMLP(
+            num_scenarios * num_tasks, in_dim, [*hidden_dims, 1], dropout, relu_last=False
+        )
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew."""
+        self.towers.reset_parameters(generator)
+
+    def split(self) -> list[Layers]:
+        """The parameters of each scenario's towers."""
+        return self.towers.split([self.num_tasks] * self.num_scenarios)
+
+    def forward(self, extract: Tensor, layers: Layers) -> Tensor:
+        """The logits of rows of one scenario.
+
+        Args:
+            extract: What the task layer made of the rows, per task.
+            layers: That scenario's part of `split`.
+        """
+        logits: Tensor = self.towers(extract, layers)
+        return logits.squeeze(-1).t()
