@@ -170,7 +170,7 @@ def _declare(
     partition_by: Sequence[str],
     properties: Mapping[str, str],
 ) -> None:
-    exists = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(  # type: ignore[union-attr]
+    exists = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(
         spark._jsparkSession, place
     ).tableExists()
     if exists:
@@ -200,9 +200,7 @@ def _quoted(text: str) -> str:
 
 def _log_of(spark: SparkSession, path: str | Path, version: int | None) -> _Log:
     place = table_path(path)
-    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(  # type: ignore[union-attr]
-        spark._jsparkSession, place
-    )
+    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, place)
 
     def default(method: str, position: int) -> Any:  # Scala's default arguments, as Java sees them
         return getattr(log, f"{method}$default${position}")()
@@ -231,7 +229,8 @@ def _log_of(spark: SparkSession, path: str | Path, version: int | None) -> _Log:
 
 def _listed(spark: SparkSession, log: _Log) -> list[Any]:
     files = DataFrame(log.snapshot.allFiles().toDF(), spark)
-    return files.select("path", "partitionValues", "size", "deletionVector").collect()
+    rows: list[Any] = files.select("path", "partitionValues", "size", "deletionVector").collect()
+    return rows
 
 
 def _refuse_unreadable(where: str, log: _Log, listed: Sequence[Any]) -> None:

@@ -72,10 +72,10 @@ def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) ->
             builder = builder.config(key, value)
     spark = builder.getOrCreate()
     try:
-        spark._jvm.java.lang.Class.forName(  # type: ignore[union-attr]
+        spark._jvm.java.lang.Class.forName(
             _DELTA_EXTENSION,
             True,
-            spark._jvm.java.lang.Thread.currentThread().getContextClassLoader(),  # type: ignore[union-attr]
+            spark._jvm.java.lang.Thread.currentThread().getContextClassLoader(),
         )
     except Exception as error:
         raise UserError(

@@ -1,0 +1,220 @@
+"""The encoder over Arrow: raw columns to model inputs, without Spark.
+
+Serving, evaluation and the tests use this interpreter; building tables uses
+:mod:`feature_eng.encoder.spark`. Both give equal results.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_eng.encoder.state import (
+    ARROW_TYPES,
+    PADDING,
+    UNKNOWN,
+    Bucket,
+    EncoderError,
+    EncoderState,
+    Hash,
+    Lookup,
+    Operation,
+    Slots,
+    Standardise,
+)
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+Indices = npt.NDArray[np.int32]
+
+
+def raw_columns(state: EncoderState) -> list[tuple[str, pa.DataType]]:
+    """Names and types of the raw columns that :func:`encode` reads, in a fixed order."""
+    return [(name, ARROW_TYPES[kind]) for name, kind in state.raw_types.items()]
+
+
+def encode(
+    table: pa.Table | pa.RecordBatch, state: EncoderState, *, labels: bool = False
+) -> dict[str, npt.NDArray[Any]]:
+    """Encode raw rows.
+
+    Args:
+        table: Raw columns as in ``raw_columns(state)``; others are ignored. Narrower integers
+            and floats are widened; ids never come from floats.
+        state: The fitted encoder.
+        labels: Also give the labels, which ``table`` must then have, and ``row_id`` where it has that.
+
+    Returns:
+        Training-table column name -> one value per row: int32 indices, float32 numbers.
+
+    Raises:
+        EncoderError: A column is missing or of another type, or a row's scenario is unknown.
+    """
+    encoded: dict[str, npt.NDArray[Any]] = {}
+    if labels and "row_id" in table.schema.names:
+        encoded["row_id"] = _plain(table, "row_id").astype(np.int64)
+    encoded["scenario_index"] = _scenario_index(table, state)
+    if labels:
+        for task in state.task_names:
+            encoded[f"label__{task}"] = _plain(table, f"label__{task}").astype(np.float32)
+    for item in state.fields:
+        operation = state.operations[item.name]
+        values = _raw(table, operation.column, state.raw_types[operation.column])
+        encoded.update(zip(item.columns, _apply(values, operation, state), strict=True))
+    return encoded
+
+
+def _apply(values: pa.Array, operation: Operation, state: EncoderState) -> list[npt.NDArray[Any]]:
+    """The columns that one operation makes of one raw column."""
+    if isinstance(operation, Slots):
+        return list(_slots(values, operation, state).T)
+    if isinstance(operation, Bucket):
+        return [_bucket(_numbers(values), operation)]
+    if isinstance(operation, Standardise):
+        return [_standardise(_numbers(values), operation)]
+    return [_index(values, operation, state)]
+
+
+def _index(values: pa.Array, operation: Lookup | Hash, state: EncoderState) -> Indices:
+    if len(values) == 0:
+        return np.zeros(0, np.int32)
+    # Each distinct value is looked up once.
+    distinct = values.dictionary_encode()
+    if isinstance(operation, Hash):
+        found = np.array(
+            [
+                1 + zlib.crc32(str(key).encode()) % operation.buckets
+                for key in distinct.dictionary.to_pylist()
+            ],
+            dtype=np.int32,
+        )
+    else:
+        found = _places(distinct.dictionary, state.sorted_keys[operation.vocabulary])
+    found = np.append(found, np.int32(UNKNOWN))  # the last place stands for null
+    places = pc.fill_null(distinct.indices, len(distinct.dictionary))
+    indices: Indices = found[places.to_numpy(zero_copy_only=False)]
+    return indices
+
+
+def _places(values: pa.Array, keys: npt.NDArray[Any]) -> Indices:
+    """1 + place of each value in the sorted keys, 0 where it is not among them."""
+    if len(keys) == 0:
+        return np.zeros(len(values), np.int32)
+    wanted = values.to_numpy(zero_copy_only=False)
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    indices: Indices = np.where(keys[places] == wanted, places + 1, UNKNOWN).astype(np.int32)
+    return indices
+
+
+def _slots(values: pa.Array, operation: Slots, state: EncoderState) -> Indices:
+    if operation.separator is not None:
+        values = pc.split_pattern(values, pattern=operation.separator)
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(values)), lengths)
+    parts = pc.list_flatten(values)
+    keep = pc.is_valid(parts)
+    if operation.separator is not None:
+        keep = pc.and_(keep, pc.not_equal(pc.fill_null(parts, ""), ""))
+    row, parts = row[keep.to_numpy(zero_copy_only=False)], parts.filter(keep)
+    slot = np.arange(len(row)) - np.searchsorted(row, row)
+    within = slot < operation.slots
+    indices = np.full((len(values), operation.slots), PADDING, np.int32)
+    indices[row[within], slot[within]] = _index(parts.filter(pa.array(within)), operation.each, state)
+    return indices
+
+
+def _bucket(numbers: npt.NDArray[np.float64], operation: Bucket) -> Indices:
+    places = np.searchsorted(np.asarray(operation.boundaries, np.float64), numbers, side="right") + 1
+    return np.where(np.isfinite(numbers), places, UNKNOWN).astype(np.int32)
+
+
+def _standardise(numbers: npt.NDArray[np.float64], operation: Standardise) -> npt.NDArray[np.float32]:
+    with np.errstate(all="ignore"):
+        if operation.transform == "log1p":
+            numbers = np.log1p(numbers)
+        scaled = (numbers - operation.mean) / operation.std
+        usable = np.isfinite(numbers) & (np.abs(scaled) <= FLOAT32_MAX)
+    return np.where(usable, scaled, 0.0).astype(np.float32)
+
+
+def _numbers(values: pa.Array) -> npt.NDArray[np.float64]:
+    """As doubles, null as NaN."""
+    doubles = values.cast(pa.float64(), safe=False)
+    numbers: npt.NDArray[np.float64] = pc.fill_null(doubles, float("nan")).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _scenario_index(table: pa.Table | pa.RecordBatch, state: EncoderState) -> Indices:
+    column = state.contract.scenario.column
+    values = _raw(table, column, state.raw_types[column])
+    distinct = values.dictionary_encode(null_encoding="encode")
+    known = [state.contract.scenario_index(value) for value in distinct.dictionary.to_pylist()]
+    places = distinct.indices.to_numpy(zero_copy_only=False)
+    indices = np.array([-1 if index is None else index for index in known], dtype=np.int32)[places]
+    if (indices < 0).any():
+        row = int(np.argmax(indices < 0))
+        expected = ", ".join(state.scenario_names)
+        raise EncoderError(
+            f"row {row}: {column} = {values[row].as_py()!r} belongs to no scenario; expected one of {expected}"
+        )
+    return indices
+
+
+def _raw(table: pa.Table | pa.RecordBatch, name: str, kind: str) -> pa.Array:
+    """One raw column, in the type that the encoder was fitted on."""
+    wanted = ARROW_TYPES[kind]
+    values = _column(table, name)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if values.type == wanted:
+        return values
+    if not _widens(values.type, wanted):
+        reason = (
+            ": an id that passed through floats may be another" if _float_to_id(values.type, wanted) else ""
+        )
+        raise EncoderError(f"column {name!r} is of type {values.type}; expected {wanted}{reason}")
+    try:
+        return values.cast(wanted, safe=kind != "double")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise EncoderError(f"column {name!r} of type {values.type} does not fit {wanted}: {error}") from None
+
+
+def _widens(given: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_null(given):
+        return True
+    if pa.types.is_list(wanted):
+        lists = pa.types.is_list(given) or pa.types.is_large_list(given) or pa.types.is_fixed_size_list(given)
+        return lists and (
+            given.value_type == wanted.value_type or _widens(given.value_type, wanted.value_type)
+        )
+    if pa.types.is_integer(wanted):
+        return bool(pa.types.is_integer(given))
+    if pa.types.is_floating(wanted):
+        return bool(pa.types.is_integer(given) or pa.types.is_floating(given) or pa.types.is_decimal(given))
+    return bool(pa.types.is_large_string(given) or pa.types.is_string(given))
+
+
+def _float_to_id(given: pa.DataType, wanted: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(given) and pa.types.is_integer(wanted))
+
+
+def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
+    if name not in table.schema.names:
+        raise EncoderError(f"column {name!r} is missing; given: {', '.join(table.schema.names)}")
+    column = table.column(name)
+    if isinstance(column, pa.ChunkedArray):
+        return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+    return column
+
+
+def _plain(table: pa.Table | pa.RecordBatch, name: str) -> npt.NDArray[Any]:
+    column = _column(table, name)
+    if column.null_count:
+        raise EncoderError(f"column {name!r} holds nulls")
+    values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values

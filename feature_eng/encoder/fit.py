@@ -1,0 +1,191 @@
+"""Fitting the encoder: what it learns from the training rows, and from no other row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from feature_eng.contract import Bucketed, Categorical, Contract, Count, History, MultiValued, Numeric
+from feature_eng.encoder.spark import parts_of, transformed
+from feature_eng.encoder.state import (
+    Bucket,
+    EncoderError,
+    EncoderState,
+    Hash,
+    Lookup,
+    Operation,
+    Slots,
+    Standardise,
+)
+from feature_eng.events import column
+
+# Quantiles are exact to a ten-thousandth of the rows, in memory that does not grow with them.
+_QUANTILE_ACCURACY = 10_000
+
+
+def fit(examples: DataFrame, contract: Contract) -> EncoderState:
+    """Learn vocabularies, boundaries, means and deviations from the rows of split ``train``.
+
+    Args:
+        examples: Raw feature columns, behaviour columns and ``split``. Read twice.
+        contract: The data contract.
+
+    Raises:
+        EncoderError: A column has a type that its feature cannot take, or there are no training rows.
+    """
+    raw_types = _raw_types(examples.schema, contract)
+    train = examples.where(F.col("split") == "train")
+    vocabularies = _vocabularies(train, contract, raw_types)
+    statistics = _statistics(train, contract)
+    operations: dict[str, Operation] = {
+        name: _operation(name, contract, statistics) for name in contract.features
+    }
+    return EncoderState(contract, operations, vocabularies, raw_types)
+
+
+def _operation(name: str, contract: Contract, statistics: Mapping[str, Any]) -> Operation:
+    feature = contract.features[name]
+    if isinstance(feature, Categorical):
+        return _each(name, feature)
+    if isinstance(feature, MultiValued):
+        return Slots(feature.column, feature.slots, feature.separator, _each(name, feature))
+    if isinstance(feature, History):
+        shared = contract.shared_feature(feature)
+        shared_feature = contract.features[shared]
+        assert isinstance(shared_feature, Categorical), "checked when the contract was read"
+        return Slots(name, feature.last, None, _each(shared, shared_feature))
+    if isinstance(feature, Bucketed):
+        # Repeated quantiles, where many rows have one value, are one boundary.
+        return Bucket(feature.column, tuple(sorted(set(statistics[f"quantiles__{name}"] or ()))))
+    mean, std = statistics[f"mean__{name}"], statistics[f"std__{name}"]
+    source = feature.column if isinstance(feature, Numeric) else name
+    return Standardise(source, _transform(feature), _rounded(mean or 0.0), _rounded(std or 0.0) or 1.0)
+
+
+def _each(name: str, feature: Categorical | MultiValued) -> Lookup | Hash:
+    if feature.buckets is not None:
+        return Hash(feature.column, feature.buckets)
+    return Lookup(feature.column, name)
+
+
+def _transform(feature: object) -> Any:
+    if isinstance(feature, Numeric):
+        return feature.transform
+    # Counts have long tails; rates do not.
+    return "log1p" if isinstance(feature, Count) else "none"
+
+
+def _rounded(value: float) -> float:
+    # Spark adds up in whatever order partitions arrive, which changes the last bits. Without
+    # them the same rows give the same state, and so the same digest.
+    return float(f"{value:.10g}")
+
+
+def _vocabularies(train: DataFrame, contract: Contract, raw_types: Mapping[str, str]) -> dict[str, pa.Array]:
+    fitted = {
+        name: feature
+        for name, feature in contract.features.items()
+        if isinstance(feature, Categorical | MultiValued) and feature.buckets is None
+    }
+    if not fitted:
+        return {}
+    # All vocabularies in one pass: (vocabulary, integer key or text key) -> how often.
+    entries = [_entries(place, feature, raw_types) for place, feature in enumerate(fitted.values())]
+    least = F.array(*[F.lit(feature.min_count) for feature in fitted.values()])
+    counted = (
+        train.select(F.explode(F.flatten(F.array(*entries))).alias("entry"))
+        .select("entry.*")
+        .where(F.col("number").isNotNull() | F.col("text").isNotNull())
+        .groupBy("vocabulary", "number", "text")
+        .agg(F.count("*").alias("rows"))
+        .where(F.col("rows") >= F.element_at(least, F.col("vocabulary") + 1))
+        .toArrow()
+        .combine_chunks()
+    )
+    vocabularies = {}
+    for place, (name, feature) in enumerate(fitted.items()):
+        own = counted.filter(pc.equal(counted["vocabulary"], place))
+        is_text = isinstance(feature, MultiValued) or raw_types[feature.column] == "string"
+        keys = own["text" if is_text else "number"].cast(pa.string() if is_text else pa.int64())
+        ordered = keys.take(pc.sort_indices(keys)) if len(keys) else keys
+        vocabularies[name] = pa.array(ordered.to_pylist(), pa.string()) if is_text else _whole(ordered)
+    return vocabularies
+
+
+def _whole(keys: pa.ChunkedArray) -> pa.Array:
+    return keys.combine_chunks() if keys.num_chunks else pa.array([], keys.type)
+
+
+def _entries(place: int, feature: Categorical | MultiValued, raw_types: Mapping[str, str]) -> Column:
+    def entry(number: Column, text: Column) -> Column:
+        return F.struct(F.lit(place).alias("vocabulary"), number.alias("number"), text.alias("text"))
+
+    no_number, no_text = F.lit(None).cast("bigint"), F.lit(None).cast("string")
+    if isinstance(feature, MultiValued):
+        parts = F.coalesce(
+            parts_of(column(feature.column), feature.separator), F.array().cast("array<string>")
+        )
+        return F.transform(parts, lambda part: entry(no_number, part))
+    if raw_types[feature.column] == "string":
+        return F.array(entry(no_number, column(feature.column)))
+    return F.array(entry(column(feature.column).cast("bigint"), no_text))
+
+
+def _statistics(train: DataFrame, contract: Contract) -> Mapping[str, Any]:
+    wanted = [F.count("*").alias("rows")]
+    for name, feature in contract.features.items():
+        if isinstance(feature, Bucketed):
+            shares = [place / feature.num_buckets for place in range(1, feature.num_buckets)]
+            number = transformed(column(feature.column), "none")
+            wanted.append(F.percentile_approx(number, shares, _QUANTILE_ACCURACY).alias(f"quantiles__{name}"))
+        elif not isinstance(feature, Categorical | MultiValued | History):
+            source = feature.column if isinstance(feature, Numeric) else name
+            number = transformed(column(source), _transform(feature))
+            wanted += [F.avg(number).alias(f"mean__{name}"), F.stddev_pop(number).alias(f"std__{name}")]
+    statistics: dict[str, Any] = train.agg(*wanted).collect()[0].asDict()
+    if statistics["rows"] == 0:
+        raise EncoderError("there are no training rows to fit the encoder on; check the contract's split")
+    return statistics
+
+
+def _raw_types(schema: T.StructType, contract: Contract) -> dict[str, str]:
+    """Raw column -> type name, of every column that serving has to bring."""
+    kinds: dict[str, str] = {}
+    faults: list[str] = []
+    scenario = contract.scenario.column
+    kinds[scenario] = _kind_of(schema[scenario].dataType)
+    for name, feature in contract.features.items():
+        if isinstance(feature, History):
+            kinds[name] = f"list<{_kind_of(schema[contract.history_column(feature)].dataType)}>"
+            continue
+        source = getattr(feature, "column", name)
+        kind = _kind_of(schema[source].dataType)
+        if isinstance(feature, Categorical):
+            expected: tuple[str, ...] = ("int64", "string")
+        elif isinstance(feature, MultiValued):
+            expected = ("string",)
+        else:
+            expected = ("int64", "double")
+        if kind not in expected:
+            faults.append(
+                f"features.{name}: column {source!r} is of type {schema[source].dataType.simpleString()}; "
+                f"a feature of kind {feature.kind} needs {' or '.join(expected)}"
+            )
+        kinds[source] = kind
+    if faults:
+        raise EncoderError("\n".join(faults))
+    return kinds
+
+
+def _kind_of(data_type: T.DataType) -> str:
+    if isinstance(data_type, T.ByteType | T.ShortType | T.IntegerType | T.LongType):
+        return "int64"
+    if isinstance(data_type, T.FloatType | T.DoubleType | T.DecimalType):
+        return "double"
+    return "string" if isinstance(data_type, T.StringType) else data_type.simpleString()

@@ -1,0 +1,311 @@
+"""Encoder state: what was learned from the training rows, as data.
+
+The operations are a closed set, so that Spark (building tables) and Arrow (serving) can
+be held to equal results: integers exactly, floats computed in double and cast last. What
+is learned (vocabularies, boundaries, means) stands here; what is configured stands in the
+contract, which the state carries along. Reading a state needs numpy and pyarrow alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_eng.contract import Contract, History, to_contract
+from feature_eng.settings import UserError
+
+FORMAT = 1
+UNKNOWN = 0
+PADDING = -1
+
+KeyType = Literal["int64", "string"]
+ARROW_TYPES: Mapping[str, pa.DataType] = {
+    "int64": pa.int64(),
+    "string": pa.string(),
+    "double": pa.float64(),
+    "list<int64>": pa.list_(pa.int64()),
+    "list<string>": pa.list_(pa.string()),
+}
+
+
+class EncoderError(UserError):
+    """An encoder that cannot be read, or values that it cannot encode."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Value -> 1 + its place in a sorted vocabulary; 0 for null and for what is not in it.
+
+    Args:
+        column: Raw column.
+        vocabulary: Name of the vocabulary.
+    """
+
+    column: str
+    vocabulary: str
+    op: Literal["lookup"] = "lookup"
+
+
+@dataclass(frozen=True)
+class Hash:
+    """Value -> 1 + CRC-32 of its UTF-8 text modulo ``buckets``; 0 for null.
+
+    Integers are hashed as their decimal text.
+    """
+
+    column: str
+    buckets: int
+    op: Literal["hash"] = "hash"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Number -> 1 + how many boundaries it reaches; 0 for null, NaN and infinities."""
+
+    column: str
+    boundaries: tuple[float, ...]
+    op: Literal["bucket"] = "bucket"
+
+
+@dataclass(frozen=True)
+class Standardise:
+    """Number -> ``(f(x) - mean) / std`` with ``f`` the transform.
+
+    0.0, the mean, for null, NaN and infinities, and where the outcome is no finite float32.
+    """
+
+    column: str
+    transform: Literal["none", "log1p"]
+    mean: float
+    std: float
+    op: Literal["standardise"] = "standardise"
+
+
+@dataclass(frozen=True)
+class Slots:
+    """List of values, or text of several, -> ``slots`` indices, the first values kept.
+
+    Empty parts of a text and nulls in a list are no values. Slots left over hold -1.
+
+    Args:
+        column: Raw column.
+        slots: How many indices.
+        separator: What parts a text; ``None`` when the column holds lists.
+        each: What is done to each value.
+    """
+
+    column: str
+    slots: int
+    separator: str | None
+    each: Lookup | Hash
+    op: Literal["slots"] = "slots"
+
+
+Operation = Lookup | Hash | Bucket | Standardise | Slots
+
+
+@dataclass(frozen=True)
+class EncodedField:
+    """One model input.
+
+    Args:
+        name: Feature name.
+        kind: ``index`` is one slot, ``indices`` several with padding -1, ``number`` a float.
+        slots: Number of index slots; 1 for ``index`` and ``number``.
+        size: Number of distinct indices, 0 = unknown among them; 0 for ``number``.
+        columns: Its columns in the training table.
+        shares: Field whose vocabulary, and so whose embedding, it shares.
+    """
+
+    name: str
+    kind: Literal["index", "indices", "number"]
+    slots: int
+    size: int
+    columns: tuple[str, ...]
+    shares: str | None
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """Everything that turns raw columns into model inputs.
+
+    Args:
+        contract: The data contract.
+        operations: Feature name -> what is done to its column, in the contract's order.
+        vocabularies: Name -> distinct values in ascending order (text by its UTF-8 bytes).
+        raw_types: Raw column -> type name, a key of ``ARROW_TYPES``.
+    """
+
+    contract: Contract
+    operations: Mapping[str, Operation]
+    vocabularies: Mapping[str, pa.Array] = field(repr=False)
+    raw_types: Mapping[str, str]
+
+    @property
+    def scenario_names(self) -> tuple[str, ...]:
+        """Scenario names; a name's place is its scenario_index."""
+        return self.contract.scenario_names
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Task names in label and head order."""
+        return self.contract.task_names
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the contract."""
+        return self.contract.fingerprint
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that is configured and learned."""
+        return hashlib.sha256(json.dumps(self._content()).encode()).hexdigest()
+
+    @cached_property
+    def fields(self) -> tuple[EncodedField, ...]:
+        """The model's inputs, in the contract's order."""
+        return tuple(self._field(name, operation) for name, operation in self.operations.items())
+
+    @cached_property
+    def sorted_keys(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The vocabularies as sorted arrays; text sorts by code point, which is UTF-8's order too."""
+        return {name: keys.to_numpy(zero_copy_only=False) for name, keys in self.vocabularies.items()}
+
+    def size_of(self, operation: Lookup | Hash) -> int:
+        """Number of distinct indices an operation gives, 0 among them."""
+        if isinstance(operation, Hash):
+            return operation.buckets + 1
+        return len(self.vocabularies[operation.vocabulary]) + 1
+
+    def model_schema(self) -> dict[str, Any]:
+        """What a model must know to be built, as plain JSON values."""
+        return {
+            "fields": [{**asdict(item), "columns": list(item.columns)} for item in self.fields],
+            "scenario_names": list(self.scenario_names),
+            "task_names": list(self.task_names),
+        }
+
+    def to_json(self) -> str:
+        """The state without its vocabularies' values, which their digests stand for."""
+        return json.dumps({**self._content(), "digest": self.digest}, indent=1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the state: ``encoder.json`` and one Parquet file per vocabulary.
+
+        The folder appears whole or not at all. A folder that holds this very state is left alone.
+
+        Raises:
+            EncoderError: If the folder holds something else.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            if EncoderState.load(folder).digest != self.digest:
+                raise EncoderError(f"{folder}: holds another encoder; expected digest {self.digest}")
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
+        try:
+            (draft / "vocabularies").mkdir()
+            for name, keys in self.vocabularies.items():
+                pq.write_table(pa.table({"key": keys}), draft / "vocabularies" / f"{name}.parquet")
+            (draft / "encoder.json").write_text(self.to_json(), encoding="utf-8")
+            draft.chmod(0o755)
+            os.rename(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> EncoderState:
+        """Read what :meth:`save` wrote, and check every digest.
+
+        Raises:
+            EncoderError: If something is missing, damaged or of another format.
+        """
+        folder = Path(folder)
+        try:
+            content: dict[str, Any] = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+            if content.get("format") != FORMAT:
+                raise EncoderError(
+                    f"{folder}: encoder of format {content.get('format')}; expected {FORMAT}, build it again"
+                )
+            state = cls(
+                contract=to_contract(content["contract"], str(folder / "encoder.json")),
+                operations={name: _operation(given) for name, given in content["operations"].items()},
+                vocabularies={
+                    name: _read_keys(folder / "vocabularies" / f"{name}.parquet")
+                    for name in content["vocabularies"]
+                },
+                raw_types=content["raw_types"],
+            )
+        except (OSError, KeyError, TypeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+            raise EncoderError(f"{folder}: not a whole encoder: {error}") from None
+        if state.digest != content["digest"]:
+            raise EncoderError(
+                f"{folder}: damaged, its content has digest {state.digest} and claims {content['digest']}"
+            )
+        return state
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "contract": self.contract.model_dump(mode="json", by_alias=True),
+            "operations": {name: asdict(operation) for name, operation in self.operations.items()},
+            "vocabularies": {name: keys_digest(keys) for name, keys in self.vocabularies.items()},
+            "raw_types": dict(self.raw_types),
+        }
+
+    def _field(self, name: str, operation: Operation) -> EncodedField:
+        if isinstance(operation, Standardise):
+            return EncodedField(name, "number", 1, 0, (name,), None)
+        if isinstance(operation, Bucket):
+            return EncodedField(name, "index", 1, len(operation.boundaries) + 2, (name,), None)
+        if isinstance(operation, Slots):
+            feature = self.contract.features[name]
+            shares = self.contract.shared_feature(feature) if isinstance(feature, History) else None
+            columns = tuple(f"{name}__{place}" for place in range(operation.slots))
+            return EncodedField(
+                name, "indices", operation.slots, self.size_of(operation.each), columns, shares
+            )
+        return EncodedField(name, "index", 1, self.size_of(operation), (name,), None)
+
+
+def keys_digest(keys: pa.Array) -> str:
+    """SHA-256 (hex) of a vocabulary's type and values, whatever the file format's version."""
+    digest = hashlib.sha256(str(keys.type).encode())
+    if pa.types.is_integer(keys.type):
+        digest.update(keys.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+    else:
+        for text in (key.encode() for key in keys.to_pylist()):
+            digest.update(len(text).to_bytes(8, "little") + text)
+    return digest.hexdigest()
+
+
+def _read_keys(path: Path) -> pa.Array:
+    column = pq.read_table(path, columns=["key"]).column("key")
+    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+
+
+def _operation(given: Mapping[str, Any]) -> Operation:
+    kinds: dict[str, Any] = {
+        "lookup": Lookup, "hash": Hash, "bucket": Bucket, "standardise": Standardise, "slots": Slots,
+    }  # fmt: skip
+    values = dict(given)
+    if values["op"] == "slots":
+        values["each"] = _operation(values["each"])
+    if values["op"] == "bucket":
+        values["boundaries"] = tuple(np.asarray(values["boundaries"], dtype=np.float64).tolist())
+    operation: Operation = kinds[values["op"]](**values)
+    return operation
