@@ -41,7 +41,7 @@ bench: setup  ## benchmarks: tables, and benchmarks/results.json
 	@$(BIN)/python -m benchmarks
 
 ui: setup  ## the MLflow UI on this project's runs
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///local/mlflow.db
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///local/mlflow/mlflow.db
 
 clean:  ## remove the virtual environment and everything a run wrote under local/
 	rm -rf .venv local

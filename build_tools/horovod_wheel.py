@@ -93,7 +93,9 @@ def apply_edits(source: Path) -> None:
         file = source / edit.path
         text = file.read_text()
         if text.count(edit.old) != 1:
-            raise SystemExit(f"horovod_wheel: {edit.path}: {edit.old!r} occurs {text.count(edit.old)} times, not 1")
+            raise SystemExit(
+                f"horovod_wheel: {edit.path}: {edit.old!r} occurs {text.count(edit.old)} times, not 1"
+            )
         file.write_text(text.replace(edit.old, edit.new))
 
 
@@ -114,8 +116,12 @@ def build_environment(gpu: bool) -> dict[str, str]:
     if gpu:
         spec = importlib.util.find_spec("nvidia.nccl")
         if spec is None or not spec.submodule_search_locations:
-            raise SystemExit("horovod_wheel: --gpu needs the nvidia-nccl wheel that comes with a CUDA build of torch")
-        env.update(HOROVOD_GPU_OPERATIONS="NCCL", HOROVOD_NCCL_HOME=next(iter(spec.submodule_search_locations)))
+            raise SystemExit(
+                "horovod_wheel: --gpu needs the nvidia-nccl wheel that comes with a CUDA build of torch"
+            )
+        env.update(
+            HOROVOD_GPU_OPERATIONS="NCCL", HOROVOD_NCCL_HOME=next(iter(spec.submodule_search_locations))
+        )
     else:
         # An nvcc without a full toolkit beside it stops CMake, though a CPU build has no use for it.
         folders = env.get("PATH", "").split(os.pathsep)
@@ -153,7 +159,9 @@ def wheel(gpu: bool) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gpu", action="store_true", help="tensors through NCCL (needs CUDA), not Gloo")
     sys.stdout.write(f"{wheel(parser.parse_args().gpu)}\n")
 

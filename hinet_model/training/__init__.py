@@ -1,0 +1,1 @@
+"""Distributed training: world, exchange, loop, checkpoints, watchdog, reports, worker and launch."""

@@ -1,0 +1,152 @@
+"""Exchange: turn the gradients of every worker's part of a global batch into the gradient of the whole.
+
+Each worker's loss is a sum over its rows divided by the rows of the GLOBAL batch, so the sum over workers is
+the gradient of one worker that holds them all; nothing is averaged, and a worker with few rows or none is no
+special case. One worker takes the same path: its sums have one term.
+
+Dense gradients live in flat buckets of fixed composition: ``parameter.grad`` is a view, a hook launches a
+bucket's sum when its last gradient has arrived, while the backward pass goes on. A parameter that this batch
+did not use contributes the zeros that its view holds, so every rank launches every bucket at every step. The
+last bucket also carries the step's statistics (losses, counts, a wish to stop), which saves a collective.
+
+Rows of the embedding table are gathered by id and summed in rank order (`merge_rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from hinet_model.training.world import Pending, World
+
+
+class _Bucket:
+    """Some gradients side by side in one flat buffer."""
+
+    def __init__(self, name: str, parameters: list[nn.Parameter], extra: int, device: torch.device) -> None:
+        self.name = name
+        total = sum(parameter.numel() for parameter in parameters)
+        self.buffer = torch.zeros(total + extra, dtype=torch.float32, device=device)
+        self.gradients = self.buffer[:total]
+        self.extra = self.buffer[total:]
+        self.num_parameters = len(parameters)
+        self.arrived = 0
+        self.pending: Pending | None = None
+        start = 0
+        for parameter in parameters:
+            # In place from here on: autograd adds to a gradient that is already there.
+            parameter.grad = self.buffer[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+
+
+class GradientExchange:
+    """Sum dense gradients, table rows and statistics over the workers of one step.
+
+    Per step: `start_step`, backward, `gather_rows`, fill `statistics`, `finish`.
+
+    Args:
+        parameters: The dense parameters (float32), in an order that is the same on all ranks.
+        world: The workers.
+        num_statistics: Floats that travel with the last bucket.
+        bucket_bytes: Size at which a bucket is closed.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        world: World,
+        *,
+        num_statistics: int = 0,
+        bucket_bytes: int = 4 << 20,
+    ) -> None:
+        self._world = world
+        # The backward pass reaches the last layers first.
+        groups: list[list[nn.Parameter]] = [[]]
+        filled = 0
+        for parameter in reversed(list(parameters)):
+            if filled and filled + 4 * parameter.numel() > bucket_bytes:
+                groups.append([])
+                filled = 0
+            groups[-1].append(parameter)
+            filled += 4 * parameter.numel()
+        last = len(groups) - 1
+        self._buckets = [
+            _Bucket(f"gradients.{i}", group, num_statistics if i == last else 0, world.device)
+            for i, group in enumerate(groups)
+        ]
+        for bucket, group in zip(self._buckets, groups, strict=True):
+            for parameter in group:
+                parameter.register_post_accumulate_grad_hook(self._hook(bucket))
+        self._last = self._buckets[-1]
+
+    def _hook(self, bucket: _Bucket):  # type: ignore[no-untyped-def]
+        def arrived(_: Tensor) -> None:
+            bucket.arrived += 1
+            if bucket.arrived == bucket.num_parameters and bucket is not self._last:
+                self._launch(bucket)
+
+        return arrived
+
+    def _launch(self, bucket: _Bucket) -> None:
+        bucket.pending = self._world.start_sum(bucket.buffer, bucket.name)
+
+    @property
+    def statistics(self) -> Tensor:
+        """This rank's statistics until `finish`, their sums over all ranks afterwards. ``(num_statistics,)``"""
+        return self._last.extra
+
+    def start_step(self) -> None:
+        """Zero the gradients and statistics of the step before."""
+        for bucket in self._buckets:
+            bucket.buffer.zero_()
+            bucket.arrived = 0
+            bucket.pending = None
+
+    def gather_rows(self, ids: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of every table row that the global batch touches.
+
+        Args:
+            ids: Distinct rows of this rank's part, ascending. ``(U,)`` int64.
+            gradients: Their gradients. ``(U, D)``
+
+        Returns:
+            Distinct rows of the global batch, ascending, and their summed gradients.
+        """
+        all_ids, all_rows = self._world.gather_rows(ids, gradients, "table")
+        if self._world.size == 1:
+            return all_ids, all_rows
+        return merge_rows(all_ids, all_rows)
+
+    def finish(self) -> None:
+        """Launch what no hook launched (statistics, unused layers), in fixed order, and wait for all."""
+        for bucket in self._buckets:
+            if bucket.pending is None:
+                self._launch(bucket)
+        for bucket in self._buckets:
+            assert bucket.pending is not None
+            bucket.pending.wait()
+
+    def clip_norm(self, limit: float) -> None:
+        """Scale the summed dense gradients down to a norm of at most ``limit``."""
+        squares = torch.stack([bucket.gradients.square().sum() for bucket in self._buckets])
+        factor = (limit / (squares.sum().sqrt() + 1e-6)).clamp(max=1.0)
+        for bucket in self._buckets:
+            bucket.gradients.mul_(factor)
+
+
+def merge_rows(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the rows of equal ids.
+
+    Args:
+        ids: Row ids, one rank's after the other's. ``(R,)`` int64
+        rows: ``(R, D)``
+
+    Returns:
+        Distinct ids, ascending, and the sums. On a CPU the terms of a sum are added in the order in which
+        they stand, that is in rank order, so the result is the same to the bit on every rank and every run.
+    """
+    distinct, inverse = torch.unique(ids, sorted=True, return_inverse=True)
+    merged = rows.new_zeros((distinct.shape[0], rows.shape[1]))
+    return distinct, merged.index_add_(0, inverse, rows)
