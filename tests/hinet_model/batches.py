@@ -1,0 +1,66 @@
+"""Random layouts and batches for tests of the model side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hinet_model.batch import PADDING, Batch, BatchLayout
+
+VOCABULARY = 12
+
+
+def make_layout(num_scenarios: int = 3, num_tasks: int = 2) -> BatchLayout:
+    """Two plain id features, a multi-valued one, a history sharing the first one's rows, two numbers."""
+    fields = [
+        {"name": "item", "kind": "index", "slots": 1, "size": VOCABULARY, "columns": ["item"], "shares": None},
+        {"name": "age", "kind": "number", "slots": 1, "size": 0, "columns": ["age"], "shares": None},
+        {"name": "city", "kind": "index", "slots": 1, "size": 5, "columns": ["city"], "shares": None},
+        _slots("genres", 3, 6, None),
+        _slots("recent", 2, VOCABULARY, "item"),
+        {"name": "rate", "kind": "number", "slots": 1, "size": 0, "columns": ["rate"], "shares": None},
+    ]
+    return BatchLayout.from_schema(
+        {
+            "fields": fields,
+            "scenario_names": [f"s{i}" for i in range(num_scenarios)],
+            "task_names": [f"t{j}" for j in range(num_tasks)],
+        }
+    )
+
+
+def _slots(name: str, slots: int, size: int, shares: str | None) -> dict[str, Any]:
+    columns = [f"{name}__{k}" for k in range(slots)]
+    return {"name": name, "kind": "indices", "slots": slots, "size": size, "columns": columns, "shares": shares}
+
+
+def make_columns(layout: BatchLayout, scenarios: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
+    """Random rows of the given scenarios, in the given order, as training-table columns."""
+    random = np.random.default_rng(seed)
+    num_rows = len(scenarios)
+    columns: dict[str, np.ndarray] = {
+        "row_id": np.arange(num_rows, dtype=np.int64),
+        "scenario_index": np.asarray(scenarios, dtype=np.int32),
+    }
+    for field in layout.slot_fields:
+        used = random.integers(0, len(field.columns) + 1, num_rows)
+        for slot, name in enumerate(field.columns):
+            index = random.integers(0, field.size, num_rows).astype(np.int32)
+            columns[name] = np.where(used > slot, index, PADDING).astype(np.int32) if field.pooled else index
+    for name in layout.number_columns:
+        columns[name] = random.normal(size=num_rows).astype(np.float32)
+    for name in layout.label_columns:
+        columns[name] = random.integers(0, 2, num_rows).astype(np.float32)
+    return columns
+
+
+def make_batch(layout: BatchLayout, scenarios: Sequence[int], seed: int = 0) -> Batch:
+    """A batch of random rows of the given scenarios."""
+    return layout.to_batch(make_columns(layout, scenarios, seed))[0]
+
+
+def take(columns: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
+    """The same columns, only the given rows in the given order."""
+    return {name: values[list(rows)] for name, values in columns.items()}

@@ -1,0 +1,94 @@
+"""The loss: what a row, a scenario and a task weigh."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from batches import make_batch, make_columns, make_layout, take
+
+from hinet_model.losses import MultiTaskLoss, scenario_alphas, scenario_weights
+
+ROWS = (200, 300, 500)
+
+
+def test_proportion_weighs_scenarios_by_rows_and_every_row_by_one() -> None:
+    assert scenario_alphas("proportion", ROWS) == pytest.approx((0.2, 0.3, 0.5))
+    assert scenario_weights("proportion", ROWS) == (1.0, 1.0, 1.0)
+
+
+def test_uniform_weighs_scenarios_alike_and_a_row_by_one_over_m_p() -> None:
+    assert scenario_alphas("uniform", ROWS) == pytest.approx((1 / 3,) * 3)
+    assert scenario_weights("uniform", ROWS) == pytest.approx((1 / 0.6, 1 / 0.9, 1 / 1.5))
+
+
+def test_a_scenario_without_training_rows_weighs_nothing_and_the_rest_sum_to_one() -> None:
+    assert scenario_alphas("uniform", (5, 0, 5)) == (0.5, 0.0, 0.5)
+    assert scenario_weights("uniform", (5, 0, 15)) == pytest.approx((2.0, 0.0, 2 / 3))
+
+
+def test_an_unknown_scheme_and_an_empty_split_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown loss scheme 'propotion'"):
+        scenario_alphas("propotion", ROWS)
+    with pytest.raises(ValueError, match="no shares"):
+        scenario_alphas("uniform", (0, 0))
+
+
+def test_the_gradient_of_a_scenario_under_uniform_is_one_over_m_p_times_that_under_proportion() -> None:
+    layout = make_layout()
+    scenarios = [0] * 20 + [1] * 30 + [2] * 50
+    batch = make_batch(layout, scenarios)
+    gradients = {}
+    for scheme in ("proportion", "uniform"):
+        logits = torch.linspace(-2, 2, 200).view(100, 2).requires_grad_()
+        MultiTaskLoss(scenario_weights(scheme, ROWS), (1.0, 1.0))(logits, batch)[0].backward()
+        gradients[scheme] = logits.grad
+    for scenario, share in enumerate((0.2, 0.3, 0.5)):
+        rows = batch.scenario_index == scenario
+        torch.testing.assert_close(
+            gradients["uniform"][rows], gradients["proportion"][rows] / (3 * share), atol=1e-8, rtol=1e-6
+        )
+
+
+def test_the_loss_is_the_sum_over_rows_divided_by_the_global_batch() -> None:
+    layout = make_layout()
+    columns = make_columns(layout, [0, 2])
+    columns["label__t0"][:] = [1, 0]
+    columns["label__t1"][:] = [0, 0]
+    batch, _ = layout.to_batch(columns, global_rows=8)
+    loss, cells = MultiTaskLoss((1.0, 1.0, 2.0), (1.0, 3.0))(torch.zeros(2, 2), batch)
+    log2 = math.log(2)
+    assert loss.item() == pytest.approx((log2 + 3 * log2 + 2 * log2 + 6 * log2) / 8)
+    torch.testing.assert_close(cells, torch.tensor([[log2, log2], [0, 0], [log2, log2]]))
+
+
+def test_parts_of_a_global_batch_add_up_to_the_whole() -> None:
+    layout = make_layout()
+    columns = make_columns(layout, [0, 1, 2, 2, 1, 0, 0])
+    loss = MultiTaskLoss(scenario_weights("uniform", ROWS), (1.0, 0.5))
+
+    def of(rows: list[int]) -> torch.Tensor:
+        batch, order = layout.to_batch(take(columns, rows), global_rows=7)
+        logits = torch.linspace(-1, 1, 14).view(7, 2)[rows][order]
+        return loss(logits, batch)[0]
+
+    torch.testing.assert_close(of([0, 1, 2]) + of([3, 4, 5, 6]) + of([]), of(list(range(7))))
+
+
+@pytest.mark.parametrize("scenarios", [[], [1, 1]])
+def test_an_absent_scenario_and_an_empty_batch_have_a_finite_loss_and_gradient(scenarios: list[int]) -> None:
+    batch = make_batch(make_layout(), scenarios)
+    logits = torch.zeros(len(scenarios), 2, requires_grad=True)
+    loss, cells = MultiTaskLoss(scenario_weights("uniform", ROWS), (1.0, 1.0))(logits, batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(cells).all()
+    assert torch.isfinite(logits.grad).all()
+    assert torch.equal(cells[0], torch.zeros(2))
+
+
+def test_a_huge_logit_does_not_overflow() -> None:
+    batch = make_batch(make_layout(), [0, 1])
+    loss, _ = MultiTaskLoss((1.0,) * 3, (1.0, 1.0))(torch.tensor([[1e4, -1e4], [1e4, -1e4]]), batch)
+    assert torch.isfinite(loss)
