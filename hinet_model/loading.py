@@ -164,7 +164,7 @@ class SnapshotReader:
             parts: list[Columns] = []
             for lane, window in lanes.items():
                 start, stop = plan.slice_of(lane, step)
-                while window.is_short_of(stop):
+                while start < stop and window.is_short_of(stop):
                     for read in reads:
                         asked.append(read)
                         self._source.ask(read[1].row_group)

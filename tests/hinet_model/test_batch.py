@@ -154,6 +154,7 @@ def test_moving_a_batch_moves_every_tensor() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_pinned_batches_reach_the_gpu() -> None:
     batch: Batch = LAYOUT.to_batch(columns())[0]
     moved = batch.pin_memory().to("cuda", non_blocking=True)
