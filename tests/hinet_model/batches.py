@@ -15,7 +15,14 @@ VOCABULARY = 12
 def make_layout(num_scenarios: int = 3, num_tasks: int = 2) -> BatchLayout:
     """Two plain id features, a multi-valued one, a history sharing the first one's rows, two numbers."""
     fields = [
-        {"name": "item", "kind": "index", "slots": 1, "size": VOCABULARY, "columns": ["item"], "shares": None},
+        {
+            "name": "item",
+            "kind": "index",
+            "slots": 1,
+            "size": VOCABULARY,
+            "columns": ["item"],
+            "shares": None,
+        },
         {"name": "age", "kind": "number", "slots": 1, "size": 0, "columns": ["age"], "shares": None},
         {"name": "city", "kind": "index", "slots": 1, "size": 5, "columns": ["city"], "shares": None},
         _slots("genres", 3, 6, None),
@@ -33,7 +40,14 @@ def make_layout(num_scenarios: int = 3, num_tasks: int = 2) -> BatchLayout:
 
 def _slots(name: str, slots: int, size: int, shares: str | None) -> dict[str, Any]:
     columns = [f"{name}__{k}" for k in range(slots)]
-    return {"name": name, "kind": "indices", "slots": slots, "size": size, "columns": columns, "shares": shares}
+    return {
+        "name": name,
+        "kind": "indices",
+        "slots": slots,
+        "size": size,
+        "columns": columns,
+        "shares": shares,
+    }
 
 
 def make_columns(layout: BatchLayout, scenarios: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:

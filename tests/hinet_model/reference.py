@@ -42,9 +42,7 @@ def integrate(model: HiNet, counts: tuple[int, ...], group: int, x: Tensor) -> T
     assert extractors is not None
     first = sum(counts[:group])
     weights = gate(extractors.gates.weight, first, counts[group], x)
-    return sum(
-        weights[k] * perceptron(extractors.sub_experts, first + k, x) for k in range(counts[group])
-    )  # type: ignore[return-value]
+    return sum(weights[k] * perceptron(extractors.sub_experts, first + k, x) for k in range(counts[group]))  # type: ignore[return-value]
 
 
 def attention_row(model: HiNet, scenario: int, num_scenarios: int) -> dict[int, Tensor]:
@@ -68,9 +66,7 @@ def reference_logits(model: HiNet, sizes: HiNetSizes, batch: Batch) -> Tensor:
             parts = [integrate(model, sizes.sub_experts, 0, x), integrate(model, sizes.sub_experts, i + 1, x)]
             if sizes.scenario_attention and num_scenarios > 1:
                 table = attention_row(model, i, num_scenarios)
-                parts.append(
-                    sum(a * integrate(model, sizes.sub_experts, m + 1, x) for m, a in table.items())
-                )  # type: ignore[arg-type]
+                parts.append(sum(a * integrate(model, sizes.sub_experts, m + 1, x) for m, a in table.items()))  # type: ignore[arg-type]
             c = torch.cat(parts)
         rows.append(torch.stack([task_logit(model, sizes, i, j, c) for j in range(num_tasks)]))
     return torch.stack(rows) if rows else torch.zeros(0, num_tasks)

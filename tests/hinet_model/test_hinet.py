@@ -146,7 +146,9 @@ def test_a_scenario_that_is_absent_gets_gradients_of_zero_not_none() -> None:
 def test_dropout_changes_training_only() -> None:
     layout = make_layout()
     plain = build_model(small(), layout, seed=0)
-    dropped = build_model(small(dropout=0.4, expert_dropout=0.2, tower_dropout=0.1, input_dropout=0.1), layout, 0)
+    dropped = build_model(
+        small(dropout=0.4, expert_dropout=0.2, tower_dropout=0.1, input_dropout=0.1), layout, 0
+    )
     batch = make_batch(layout, [0, 1, 2] * 10)
     assert not torch.equal(dropped(batch), plain(batch))
     assert torch.equal(dropped.eval()(batch), plain(batch))

@@ -66,8 +66,12 @@ def test_gauc_weighs_users_by_rows_and_leaves_out_those_with_one_class() -> None
 def test_cells_are_counted_by_scenario_and_task_and_an_empty_one_is_not_defined() -> None:
     labels = np.array([[1, 0], [0, 0], [1, 1]], dtype=np.float32)
     probs = np.array([[0.9, 0.1], [0.2, 0.1], [0.5, 0.5]], dtype=np.float32)
-    cells = evaluate_cells(labels, probs, np.array([0, 0, 2]), num_scenarios=3, user_index=np.array([1, 1, 2]))
-    assert [(cell.scenario_index, cell.task) for cell in cells] == [(i, j) for i in range(3) for j in range(2)]
+    cells = evaluate_cells(
+        labels, probs, np.array([0, 0, 2]), num_scenarios=3, user_index=np.array([1, 1, 2])
+    )
+    assert [(cell.scenario_index, cell.task) for cell in cells] == [
+        (i, j) for i in range(3) for j in range(2)
+    ]
     assert [cell.rows for cell in cells] == [2, 2, 0, 0, 1, 1]
     assert [cell.positives for cell in cells] == [1, 0, 0, 0, 1, 1]
     assert [cell.auc for cell in cells] == [1.0, None, None, None, None, None]

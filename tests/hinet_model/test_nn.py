@@ -114,9 +114,7 @@ def test_slots_in_use_are_averaged_and_a_feature_without_any_is_zero() -> None:
         for feature, (start, stop) in enumerate(spans):
             used = [p for p in batch.inverse[row, start:stop].tolist() if p < num_unique]
             empty += not used
-            expected = (
-                embedding.weight[batch.unique_ids[used]].mean(dim=0) if used else torch.zeros(4)
-            )
+            expected = embedding.weight[batch.unique_ids[used]].mean(dim=0) if used else torch.zeros(4)
             torch.testing.assert_close(x[row, 4 * feature : 4 * feature + 4], expected)
     assert empty > 0
     assert torch.equal(x[:, -layout.num_numbers :], batch.numbers)
