@@ -48,7 +48,7 @@ class Backlog:
         """Number of calls that wait."""
         return len(self._waiting)
 
-    def call(self, name: str, **arguments: Any) -> bool:
+    def call(self, name: str, /, **arguments: Any) -> bool:
         """Deliver a call, after all that wait; keep it if that fails.
 
         Returns:
@@ -100,7 +100,8 @@ class Backlog:
             logger.debug("still not delivered: %s", error)
             return
         self._reported = True
-        logger.warning("MLflow cannot be reached; the run goes on, records wait in %s (%s)", self.path, error)
+        cause = str(error).partition("\n")[0]
+        logger.warning("MLflow cannot be reached; the run goes on, records wait in %s (%s)", self.path, cause)
 
     def _write(self, entries: list[Entry], mode: str) -> None:
         """Write calls to the file; a disk that refuses must not end the run either."""
