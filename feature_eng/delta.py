@@ -157,6 +157,16 @@ def snapshot(spark: SparkSession, path: str | Path, version: int | None = None) 
     )
 
 
+def properties(spark: SparkSession, path: str | Path, version: int | None = None) -> dict[str, str]:
+    """Properties of one version of a table, and its id in the log as ``id``.
+
+    Raises:
+        SnapshotError: If there is no such table or no such version.
+    """
+    metadata = _log_of(spark, path, version).metadata
+    return {**(metadata.get("configuration") or {}), "id": metadata["id"]}
+
+
 def table_path(path: str | Path) -> str:
     """A table's absolute path; paths with a scheme are taken as they are."""
     text = str(path)

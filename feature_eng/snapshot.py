@@ -20,6 +20,8 @@ CONTRACT_FINGERPRINT = "hinet.contract_fingerprint"
 ENCODER_DIGEST = "hinet.encoder_digest"
 ENCODER_PATH = "hinet.encoder_path"
 SCENARIO_NAMES = "hinet.scenarios"
+EXAMPLES_PATH = "hinet.examples_path"
+EXAMPLES_VERSION = "hinet.examples_version"
 
 
 class SnapshotError(UserError):
