@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hinet_model.nn.dropout import dropout_
+from hinet_model.nn.dropout import relu_dropout_
 
 Layers = list[tuple[Tensor, Tensor]]
 """Weights ``(E, I, O)`` and biases ``(E, O)`` of each layer."""
@@ -90,5 +90,5 @@ class StackedMLP(nn.Module):
             input_EBI = hidden if hidden.dim() == 3 else hidden.expand(num_stacked, -1, -1)
             hidden = torch.baddbmm(bias_EO.unsqueeze(1), input_EBI, weight_EIO)
             if self.relu_last or depth < len(layers) - 1:
-                hidden = dropout_(hidden, self.dropout, self.training).relu_()
+                hidden = relu_dropout_(hidden, self.dropout, self.training)
         return hidden
