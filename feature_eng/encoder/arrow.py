@@ -130,7 +130,8 @@ def _slots(values: pa.Array, operation: Slots, state: EncoderState) -> Indices:
 
 def _bucket(numbers: npt.NDArray[np.float64], operation: Bucket) -> Indices:
     places = np.searchsorted(np.asarray(operation.boundaries, np.float64), numbers, side="right") + 1
-    return np.where(np.isfinite(numbers), places, UNKNOWN).astype(np.int32)
+    indices: Indices = np.where(np.isfinite(numbers), places, UNKNOWN).astype(np.int32)
+    return indices
 
 
 def _standardise(numbers: npt.NDArray[np.float64], operation: Standardise) -> npt.NDArray[np.float32]:
@@ -155,7 +156,7 @@ def _scenario_index(table: pa.Table | pa.RecordBatch, state: EncoderState) -> In
     distinct = values.dictionary_encode(null_encoding="encode")
     known = [state.contract.scenario_index(value) for value in distinct.dictionary.to_pylist()]
     places = distinct.indices.to_numpy(zero_copy_only=False)
-    indices = np.array([-1 if index is None else index for index in known], dtype=np.int32)[places]
+    indices: Indices = np.array([-1 if index is None else index for index in known], dtype=np.int32)[places]
     if (indices < 0).any():
         row = int(np.argmax(indices < 0))
         expected = ", ".join(state.scenario_names)

@@ -114,13 +114,21 @@ def _encoded(value: Column, operation: Operation, missing: int) -> Column:
         return F.coalesce(1 + F.pmod(code, F.lit(operation.buckets)), F.lit(missing))
     if isinstance(operation, Bucket):
         number = transformed(value, "none")
-        boundaries = F.array(*map(F.lit, operation.boundaries)).cast("array<double>")
-        reached = F.size(F.filter(boundaries, lambda boundary: boundary <= number))
-        return F.when(number.isNull(), F.lit(UNKNOWN)).otherwise(1 + reached)
+        reached = [(number >= F.lit(boundary)).cast("int") for boundary in operation.boundaries]
+        return F.when(number.isNull(), F.lit(UNKNOWN)).otherwise(_total([F.lit(1), *reached]))
     assert isinstance(operation, Standardise), "lookups and slots are handled by the caller"
     number = transformed(value, operation.transform)
     scaled = (number - F.lit(operation.mean)) / F.lit(operation.std)
     return F.when(F.abs(scaled) <= F.lit(FLOAT32_MAX), scaled).otherwise(F.lit(0.0))
+
+
+def _total(terms: list[Column]) -> Column:
+    # As a balanced tree: Spark walks expressions recursively. A lambda over an array of the
+    # boundaries would be shorter, but behind joins it saw another row's number.
+    if len(terms) == 1:
+        return terms[0]
+    half = len(terms) // 2
+    return _total(terms[:half]) + _total(terms[half:])
 
 
 def _with_indices(keyed: DataFrame, vocabularies: dict[str, str], state: EncoderState) -> DataFrame:

@@ -1,0 +1,181 @@
+"""Raw files to a training table: events, examples, encoder, encoded rows, all in Delta."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_eng import delta, training_table
+from feature_eng.behaviour import with_behaviour
+from feature_eng.contract import SPLITS, Contract, load_contract
+from feature_eng.encoder import spark as encoder
+from feature_eng.encoder.agreement import check_agreement
+from feature_eng.encoder.fit import fit
+from feature_eng.encoder.state import EncoderState
+from feature_eng.events import Events, to_events
+from feature_eng.examples import to_examples
+from feature_eng.job import job_parser, run_job, say, say_table
+from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
+from feature_eng.sources.raw import read_raw
+from feature_eng.split import with_split
+
+logger = logging.getLogger("build_features")
+
+SAMPLE_ROWS = 2_000
+
+EXAMPLES = """\
+  python jobs/build_features.py --contract conf/contracts/movielens.yml
+  python jobs/build_features.py --contract conf/contracts/movielens.yml --set behaviour=false
+  spark-submit --properties-file conf/spark/local.conf jobs/build_features.py \\
+      --contract conf/contracts/movielens_1m.yml --source ml-1m --set split.method=random"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Rows of one scenario in one split, and how many of them have label 1, per task."""
+
+    scenario: str
+    split: str
+    rows: int
+    positives: tuple[int, ...]
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What the job accepts."""
+    parser = job_parser(__doc__, EXAMPLES)
+    parser.add_argument("--contract", required=True, metavar="FILE", help="data contract (YAML)")
+    parser.add_argument(
+        "--source", metavar="PATH", help="folder of the raw files; default: what the reader finds"
+    )
+    parser.add_argument(
+        "--warehouse", default="warehouse", metavar="DIR", help="where tables go (%(default)s)"
+    )
+    parser.add_argument(
+        "--rows-per-group", type=int, default=training_table.ROWS_PER_GROUP, metavar="N",
+        help="most rows of a row group of the training table (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the training table's order of rows (%(default)s)"
+    )
+    return parser
+
+
+def main() -> None:
+    """Run the stages in order and print what came of them."""
+    given = arguments().parse_args()
+    contract = load_contract(given.contract, given.overrides)
+    started = time.monotonic()
+    spark = delta.build_session("build_features")
+    root = Path(given.warehouse).absolute() / contract.name
+    try:
+        write_events(spark, contract, given.source, root)
+        examples, examples_version = write_examples(spark, contract, root)
+        cells, data_version = count_examples(examples, contract)
+        state = fit(examples, contract)
+        encoder_path = root / "encoder" / state.digest
+        state.save(encoder_path)
+        logger.info("encoder fitted on train: %s", encoder_path)
+        encoded = encoder.encode(examples, state)
+        compared = check_agreement(examples, encoded, state, SAMPLE_ROWS, sum(cell.rows for cell in cells))
+        snapshot = training_table.write(
+            encoded, root / "training", state, encoder_path,
+            rows_per_group=given.rows_per_group, seed=given.seed,
+            properties={
+                "hinet.data_version": data_version,
+                EXAMPLES_PATH: str(root / "examples"),
+                EXAMPLES_VERSION: str(examples_version),
+            },
+        )  # fmt: skip
+        summarise(cells, state, snapshot, compared)
+        say(f"took {time.monotonic() - started:.0f} s")
+    finally:
+        spark.stop()
+
+
+def write_events(spark: SparkSession, contract: Contract, source: str | None, root: Path) -> None:
+    """Raw rows to the tables of events and rejects; every row that came in is in one of them."""
+    raw = read_raw(spark, contract, source)
+    events = to_events(raw, contract)
+    delta.write(events.impressions, root / "events")
+    delta.write(events.rejects, root / "rejects")
+    for name, rows in events.related.items():
+        delta.write(rows, root / f"events_{name}")
+    main_table = contract.source.main_table
+    rejected = delta.read(spark, root / "rejects").groupBy("table", "reason").agg(F.count("*").alias("rows"))
+    reasons = rejected.orderBy("table", "reason").collect()
+    rows_of = {main_table: root / "events", **{name: root / f"events_{name}" for name in events.related}}
+    table_rows = []
+    for name, path in rows_of.items():
+        rows_in, rows_out = raw[name].count(), delta.read(spark, path).count()
+        rows_rejected = sum(row["rows"] for row in reasons if row["table"] == name)
+        if rows_in != rows_out + rows_rejected:
+            raise RuntimeError(f"{name}: {rows_in} rows in, {rows_out} out and {rows_rejected} rejected")
+        table_rows.append((name, rows_in, rows_out, rows_rejected))
+    say("raw rows")
+    say_table(["table", "in", "out", "rejected"], table_rows)
+    if reasons:
+        say_table(["table", "rejected because", "rows"], [tuple(row) for row in reasons])
+
+
+def write_examples(spark: SparkSession, contract: Contract, root: Path) -> tuple[DataFrame, int]:
+    """Events to the table of examples: labels, split, behaviour up to each row's time; and its version."""
+    names = {task.table for task in contract.tasks.values() if task.table is not None}
+    events = Events(
+        impressions=delta.read(spark, root / "events"),
+        related={name: delta.read(spark, root / f"events_{name}") for name in sorted(names)},
+        rejects=delta.read(spark, root / "rejects"),
+    )
+    examples = with_behaviour(with_split(to_examples(events, contract), contract), contract)
+    version = delta.write(encoder.with_row_id(examples, contract), root / "examples")
+    logger.info("examples: %s, version %d", root / "examples", version)
+    return delta.read(spark, root / "examples", version), version
+
+
+def count_examples(examples: DataFrame, contract: Contract) -> tuple[list[Cell], str]:
+    """Rows and positives per scenario and split; and the data's version, a digest of all rows.
+
+    The digest does not depend on the order of rows: equal data have an equal version.
+    """
+    positives = [F.sum(f"label__{task}").alias(f"label__{task}") for task in contract.task_names]
+    digest = F.sum(F.xxhash64(*sorted(examples.columns)).cast("decimal(38, 0)")).alias("digest")
+    counted = (
+        examples.groupBy("scenario", "split").agg(F.count("*").alias("rows"), *positives, digest).collect()
+    )
+    found = {(row["scenario"], row["split"]): row for row in counted}
+    cells = [
+        Cell(
+            scenario,
+            split,
+            found[scenario, split]["rows"],
+            tuple(int(found[scenario, split][f"label__{task}"]) for task in contract.task_names),
+        )
+        for scenario in contract.scenario_names
+        for split in SPLITS
+        if (scenario, split) in found
+    ]
+    return cells, f"{sum(int(row['digest']) for row in counted) % 2**64:016x}"
+
+
+def summarise(cells: list[Cell], state: EncoderState, snapshot: SnapshotRef, compared: int) -> None:
+    """Print what was built."""
+    say("examples")
+    say_table(
+        ["scenario", "split", "rows", *(f"{task} = 1" for task in state.task_names)],
+        [(cell.scenario, cell.split, cell.rows, *cell.positives) for cell in cells],
+    )
+    say(f"encoder   {len(state.fields)} inputs, {compared:,} rows encoded alike by Spark and Arrow")
+    for split, sizes in training_table.group_sizes(snapshot).items():
+        if sizes:
+            say(f"{split:<10}{sum(sizes):,} rows in {len(sizes)} row groups of {sizes[-1]:,} to {sizes[0]:,}")
+    say(f"encoder   {snapshot.encoder_path}")
+    say(f"snapshot  table {snapshot.table} version {snapshot.version}")
+
+
+if __name__ == "__main__":
+    run_job(main)
