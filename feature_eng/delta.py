@@ -167,6 +167,15 @@ def properties(spark: SparkSession, path: str | Path, version: int | None = None
     return {**(metadata.get("configuration") or {}), "id": metadata["id"]}
 
 
+def newest_version(spark: SparkSession, path: str | Path) -> int:
+    """Newest version of a table.
+
+    Raises:
+        SnapshotError: If there is no such table.
+    """
+    return _log_of(spark, path, None).version
+
+
 def table_path(path: str | Path) -> str:
     """A table's absolute path; paths with a scheme are taken as they are."""
     text = str(path)

@@ -8,6 +8,7 @@ Settings that name a scenario or a task are checked against the data by
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -31,6 +32,13 @@ class DataSettings(Settings):
     """Version of the table; null pins the newest one at the start of the run."""
     warehouse: str | None = None
     """Folder that a relative `table` is looked up in; null means the current directory."""
+
+    @property
+    def location(self) -> str:
+        """Path of the training table, below the warehouse where one is given."""
+        if self.warehouse is None or Path(self.table).is_absolute() or "://" in self.table:
+            return self.table
+        return f"{self.warehouse.rstrip('/')}/{self.table}"
 
 
 class ModelSettings(Settings):

@@ -143,7 +143,11 @@ def _faults_of(cell: CellResult, opponent: CellResult | None, rules: GateRules) 
     faults = []
     if cell.auc < rules.min_auc:
         faults.append(f"{cell.name}: AUC {cell.auc:.4f} is below the floor of {rules.min_auc:g}")
-    if opponent is not None and opponent.auc is not None and opponent.auc - cell.auc > rules.tolerance + ROUNDING:
+    if (
+        opponent is not None
+        and opponent.auc is not None
+        and opponent.auc - cell.auc > rules.tolerance + ROUNDING
+    ):
         faults.append(
             f"{cell.name}: AUC {cell.auc:.4f} is {opponent.auc - cell.auc:.4f} below the champion's "
             f"{opponent.auc:.4f}; allowed {rules.tolerance:g}"

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from mlflow import MlflowClient
@@ -19,15 +20,15 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 import feature_eng
-import hinet_model
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from hinet_model import registry
-from hinet_model.scorer import ENCODER_FOLDER, golden_rows
+from hinet_model.scorer import ENCODER_FOLDER, Scorer, golden_rows
 
 #: All that `hinet_model.pyfunc` imports.
 SERVING_PACKAGES = ("mlflow", "torch", "numpy", "pyarrow", "pandas", "pydantic", "PyYAML")
 _EXAMPLE_ROWS = 5
+_PACKAGE_FILES = (str(feature_eng.__file__), __file__)
 
 
 def requirements() -> list[str]:
@@ -73,7 +74,8 @@ def input_example(model_folder: Path) -> pd.DataFrame:
         for place, row in enumerate(rows.select(strict).to_pylist())
         if all(value is not None for value in row.values())
     ]
-    return rows.take(pa.array(whole[:_EXAMPLE_ROWS] or [0])).to_pandas()
+    example: pd.DataFrame = rows.take(pa.array(whole[:_EXAMPLE_ROWS] or [0])).to_pandas()
+    return example
 
 
 def register(
@@ -95,9 +97,9 @@ def register(
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(Path(hinet_model.__file__).with_name("pyfunc.py")),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={"model": str(model_folder)},
-            code_paths=[str(Path(package.__file__).parent) for package in (feature_eng, hinet_model)],
+            code_paths=[str(Path(here).parent) for here in _PACKAGE_FILES],
             signature=signature(state),
             input_example=input_example(model_folder),
             pip_requirements=requirements(),
@@ -107,3 +109,21 @@ def register(
     version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
     client.set_registered_model_alias(name, registry.CHALLENGER, version.version)
     return registry.resolve(client, name, str(version.version))
+
+
+def check_pyfunc(mlflow_model: Path) -> None:
+    """Make sure that the model answers through MLflow as it does through its scorer.
+
+    Raises:
+        RegistryError: The two give different probabilities on the model's input example.
+    """
+    scorer = Scorer.load(registry.model_folder(mlflow_model))
+    example = input_example(registry.model_folder(mlflow_model))
+    served = mlflow.pyfunc.load_model(str(mlflow_model)).predict(example)
+    expected = scorer.score(pa.Table.from_pandas(example, schema=scorer.raw_schema, preserve_index=False))
+    found = served[[f"{task}_prob" for task in scorer.task_names]].to_numpy()
+    if not np.allclose(found, expected, atol=1e-6):
+        raise registry.RegistryError(
+            f"{mlflow_model}: MLflow serves other probabilities than the scorer gives on the input example, "
+            f"by up to {np.abs(found - expected).max():.2g}"
+        )

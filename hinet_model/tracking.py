@@ -53,7 +53,8 @@ class Tracker:
 
     Args:
         settings: Section ``mlflow`` of the run's settings.
-        folder: The run's local folder; artifacts are written there first, and so is the backlog.
+        folder: Local folder, which runs may share; artifacts are written there first (below the run's id),
+            and so is the backlog. What an earlier run left in it is delivered too.
         retry_seconds: Pause between two attempts to reach an MLflow that is down.
 
     Raises:
@@ -110,7 +111,9 @@ class Tracker:
                 self._client.update_run(run_id, status="RUNNING")
                 self.run_id = run_id
         except MlflowException as error:
-            raise registry.RegistryError(f"MLflow cannot start run {run_id or '(new)'}: {error.message}") from error
+            raise registry.RegistryError(
+                f"MLflow cannot start run {run_id or '(new)'}: {error.message}"
+            ) from error
         return self.run_id
 
     # -- what a run records; none of these raises for an MLflow that is down --------------------------
@@ -240,7 +243,7 @@ class Tracker:
 
     def _local(self, artifact: str) -> Path:
         """Where an artifact is kept on this machine, its folder made."""
-        path = self.folder / "artifacts" / artifact
+        path = self.folder / "artifacts" / self.run_id / artifact
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

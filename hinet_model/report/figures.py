@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -130,7 +131,7 @@ def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(rows > 0, (total[high] - total[low]) / np.maximum(rows, 1), np.nan)
 
 
-def scenario_attention(weights: npt.NDArray[np.floating], scenario_names: Sequence[str]) -> Figure:
+def scenario_attention(weights: npt.NDArray[Any], scenario_names: Sequence[str]) -> Figure:
     """Heat map of the scenario attention: row = the scenario scored, column = the one it listens to.
 
     Args:
@@ -148,7 +149,7 @@ def scenario_attention(weights: npt.NDArray[np.floating], scenario_names: Sequen
         figure = Figure(figsize=(side + 1.0, side), layout="constrained")
         panel = figure.subplots()
         own = np.eye(num_scenarios, dtype=bool)
-        shown = np.ma.masked_where(own, weights)
+        shown = np.where(own, np.nan, weights)
         colours = matplotlib.colormaps["Blues"].with_extremes(bad="#eceef0")
         image = panel.imshow(shown, cmap=colours, vmin=0.0, vmax=1.0)
         ticks = range(num_scenarios)

@@ -43,7 +43,9 @@ def test_an_alias_and_a_number_resolve_to_the_same_version(client: MlflowClient,
 def test_unknown_model_version_and_alias_have_codes_of_their_own(client: MlflowClient, model: str) -> None:
     with pytest.raises(registry.UnknownModelError, match="no model is registered as 'nobody'") as unknown:
         registry.resolve(client, "nobody", CHAMPION)
-    with pytest.raises(registry.MissingAliasError, match=r"no alias 'champion'; its aliases: challenger = 3") as alias:
+    with pytest.raises(
+        registry.MissingAliasError, match=r"no alias 'champion'; its aliases: challenger = 3"
+    ) as alias:
         registry.resolve(client, model, CHAMPION)
     with pytest.raises(registry.UnknownVersionError, match="no version 9") as version:
         registry.resolve(client, model, "9")

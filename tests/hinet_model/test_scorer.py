@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from model_folders import SETTINGS, encoder_state, raw_rows, save_small_model
 
 from feature_eng.encoder.state import EncoderState
 from hinet_model.scorer import (
@@ -22,8 +23,6 @@ from hinet_model.scorer import (
     golden_rows,
     save_model_folder,
 )
-
-from model_folders import SETTINGS, encoder_state, raw_rows, save_small_model
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,9 @@ def test_an_unknown_scenario_is_refused_with_row_and_value(scorer: Scorer, rows:
 
 def test_missing_raw_columns_are_all_named_with_a_suggestion(scorer: Scorer, rows: pa.Table) -> None:
     renamed = rows.rename_columns([{"zip": "zip_code", "year": "x"}.get(n, n) for n in rows.column_names])
-    with pytest.raises(ScorerError, match=r"'zip' is missing; did you mean 'zip_code'\?; raw column 'year' is missing"):
+    with pytest.raises(
+        ScorerError, match=r"'zip' is missing; did you mean 'zip_code'\?; raw column 'year' is missing"
+    ):
         scorer.score(renamed)
 
 

@@ -131,7 +131,10 @@ def test_metrics_are_recorded_by_step_and_undefined_ones_left_out(tracker: Track
     tracker.log_metrics({name: 0.7, "val/auc/old/click": None}, step=1)
     tracker.log_metrics({name: 0.8}, step=2)
     client = registry.connect(tracker.settings.tracking_uri)
-    assert [(m.step, m.value) for m in client.get_metric_history(tracker.run_id, name)] == [(1, 0.7), (2, 0.8)]
+    assert [(m.step, m.value) for m in client.get_metric_history(tracker.run_id, name)] == [
+        (1, 0.7),
+        (2, 0.8),
+    ]
     assert "val/auc/old/click" not in recorded(tracker).data.metrics
 
 
@@ -188,7 +191,9 @@ def test_a_store_that_breaks_in_mid_run_costs_nothing_and_gets_all_when_it_is_ba
     tracker.log_text("hello", "note.txt")
     assert tracker.log_model(tmp_path / "no_model_needed", lineage()) is None
     assert tracker.finish("FAILED") == 6
-    waiting = [json.loads(line)["call"] for line in (tmp_path / "run" / BACKLOG_FILE).read_text().splitlines()]
+    waiting = [
+        json.loads(line)["call"] for line in (tmp_path / "run" / BACKLOG_FILE).read_text().splitlines()
+    ]
     assert waiting == ["metrics", "params", "artifact", "artifact", "model", "status"]
 
     database.write_bytes(whole)

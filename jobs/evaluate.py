@@ -1,0 +1,143 @@
+"""Judge the challenger, and the champion if there is one, on the frozen test rows."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+from mlflow import MlflowClient
+from pyspark.errors import PythonException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_eng import delta
+from feature_eng.job import job_parser, run_job, say
+from feature_eng.settings import UserError, load_settings
+from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
+from hinet_model import evaluation, publishing, registry, scoring
+from hinet_model.config import RunSettings
+from hinet_model.evaluation import Evaluation
+from hinet_model.promotion import CellResult, decide
+from hinet_model.registry import RegisteredVersion
+from hinet_model.report.tables import cells_table
+from hinet_model.scorer import Scorer
+
+logger = logging.getLogger("evaluate")
+
+EXAMPLES = """\
+  python jobs/evaluate.py --config conf/train/movielens.yml
+  python jobs/evaluate.py --config conf/train/movielens.yml --model-version 3
+  spark-submit --properties-file conf/spark/local.conf jobs/evaluate.py --config conf/train/movielens.yml"""
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What the job accepts."""
+    parser = job_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings of the training run (YAML)")
+    parser.add_argument(
+        "--model-version", default=registry.CHALLENGER, metavar="V",
+        help="version or alias to judge (%(default)s)",
+    )  # fmt: skip
+    return parser
+
+
+def main() -> None:
+    """Score the test rows with both versions and record what came of it."""
+    given = arguments().parse_args()
+    settings = load_settings(RunSettings, given.config, given.overrides)
+    client = registry.connect(settings.mlflow.tracking_uri)
+    name = settings.mlflow.registered_model
+    challenger = registry.resolve(client, name, given.model_version)
+    champion = registry.find(client, name, registry.CHAMPION)
+    if champion is not None and champion.version == challenger.version:
+        champion = None
+    spark = delta.build_session("evaluate")
+    try:
+        rows, described = frozen_rows(spark, challenger)
+        challenger_cells = judged(spark, client, challenger, rows)
+        champion_cells = judged(spark, client, champion, rows) if champion is not None else None
+    finally:
+        spark.stop()
+    result = Evaluation(
+        model=name,
+        challenger=challenger.version,
+        champion=champion.version if champion is not None else None,
+        rows=described,
+        challenger_cells=challenger_cells,
+        champion_cells=champion_cells,
+    )
+    decision = decide(result.challenger_cells, result.champion_cells)
+    evaluation.record(client, challenger, result, "passed" if decision.promote else "failed")
+    summarise(result, challenger)
+
+
+def frozen_rows(spark: SparkSession, version: RegisteredVersion) -> tuple[DataFrame, dict[str, str]]:
+    """The test rows of the data that a version was trained on, raw, and how to find them again."""
+    table, training_version = version.tags.get("delta_table"), version.tags.get("delta_version")
+    if not table or not training_version:
+        raise UserError(f"{version.uri}: names no training data; its tags lack delta_table, delta_version")
+    properties = delta.properties(spark, table, int(training_version))
+    if properties["id"] != version.tags.get("table_id"):
+        raise SnapshotError(f"{table}: is another table than the one that {version.uri} was trained on")
+    missing = [key for key in (EXAMPLES_PATH, EXAMPLES_VERSION) if key not in properties]
+    if missing:
+        raise SnapshotError(
+            f"{table} (version {training_version}): does not say which examples it was made of "
+            f"(no {', '.join(missing)}); build the features again"
+        )
+    described = {
+        "table": properties[EXAMPLES_PATH],
+        "version": properties[EXAMPLES_VERSION],
+        "split": "test",
+        "contract_fingerprint": properties[CONTRACT_FINGERPRINT],
+    }
+    examples = delta.read(spark, described["table"], int(described["version"]))
+    return examples.where(F.col("split") == "test"), described
+
+
+def judged(
+    spark: SparkSession, client: MlflowClient, version: RegisteredVersion, rows: DataFrame
+) -> tuple[CellResult, ...]:
+    """Cells of one version on the frozen rows, scored by the model that MLflow would serve."""
+    with tempfile.TemporaryDirectory(prefix="hinet-download-") as cache:
+        mlflow_model = registry.fetch(client, version, Path(cache))
+        publishing.check_pyfunc(mlflow_model)
+        scorer = Scorer.load(registry.model_folder(mlflow_model))
+        lacking = sorted(
+            {*scorer.raw_schema.names, *(f"label__{task}" for task in scorer.task_names)} - set(rows.columns)
+        )
+        if lacking:
+            raise UserError(
+                f"{version.uri}: cannot be judged on these rows, which lack {', '.join(lacking)}; "
+                "it was trained by another contract"
+            )
+        logger.info("scoring the test rows with %s", version.uri)
+        folder = registry.model_folder(mlflow_model)
+        with scoring.shipped(spark, folder, f"{version.name}-{version.version}") as shipment:
+            try:
+                cells = scoring.evaluate(rows, shipment, scorer.scenario_names)
+            except PythonException as error:
+                message = scoring.user_message(error)
+                if message is None:
+                    raise
+                raise UserError(f"{version.uri}: {message}") from None
+    return evaluation.to_results(cells, scorer.scenario_names, scorer.task_names)
+
+
+def summarise(result: Evaluation, challenger: RegisteredVersion) -> None:
+    """Print the table, and what promotion would say to it."""
+    against = f" against champion {result.champion}" if result.champion else ""
+    say(f"{challenger.uri}{against}, test rows of {result.rows['table']} version {result.rows['version']}")
+    say(cells_table(result.challenger_cells, result.champion_cells))
+    decision = decide(result.challenger_cells, result.champion_cells)
+    say(f"gate at its default thresholds: {'passed' if decision.promote else 'failed'}")
+    for reason in decision.reasons:
+        say(f"  {reason}")
+    if decision.unjudged:
+        say(f"  too small to be judged: {', '.join(decision.unjudged)}")
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,171 @@
+"""Score raw rows with the champion and write the scores, with their lineage, to a Delta table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyspark.errors import PythonException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_eng import delta
+from feature_eng.job import job_parser, run_job, say, say_table
+from feature_eng.settings import UserError, load_settings
+from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
+from hinet_model import registry, scoring
+from hinet_model.config import RunSettings
+from hinet_model.scorer import Scorer
+
+logger = logging.getLogger("score")
+
+EXAMPLES = """\
+  python jobs/score.py --config conf/train/movielens.yml
+  python jobs/score.py --config conf/train/movielens.yml --where "split = 'test'"
+  spark-submit --properties-file conf/spark/local.conf jobs/score.py --config conf/train/movielens.yml \\
+      --input warehouse/movielens/to_score --output warehouse/movielens/scores_today"""
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What the job accepts."""
+    parser = job_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings of the training run (YAML)")
+    parser.add_argument(
+        "--model-version", default=registry.CHAMPION, metavar="V",
+        help="version or alias to score with (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--input", metavar="TABLE",
+        help="Delta table of raw rows with the property hinet.contract_fingerprint; "
+        "default: the examples that the training table was made of",
+    )  # fmt: skip
+    parser.add_argument("--where", metavar="SQL", help="score only the rows that meet this condition")
+    parser.add_argument(
+        "--output", metavar="TABLE", help="Delta table to write; default: scores beside the input"
+    )
+    return parser
+
+
+def main() -> None:
+    """Resolve the champion once, score, write, and say where."""
+    given = arguments().parse_args()
+    settings = load_settings(RunSettings, given.config, given.overrides)
+    client = registry.connect(settings.mlflow.tracking_uri)
+    version = registry.resolve(client, settings.mlflow.registered_model, given.model_version)
+    started = time.monotonic()
+    spark = delta.build_session("score")
+    try:
+        with tempfile.TemporaryDirectory(prefix="hinet-download-") as cache:
+            folder = registry.model_folder(registry.fetch(client, version, Path(cache)))
+            scorer = Scorer.load(folder)
+            table, table_version = input_table(spark, given.input, settings, scorer, version)
+            rows = delta.read(spark, table, table_version)
+            if given.where:
+                rows = rows.where(given.where)
+            output = given.output or str(Path(table).parent / "scores")
+            lineage = {
+                "model_name": version.name,
+                "model_version": version.version,
+                "run_id": version.run_id,
+                "input_table": table,
+                "input_version": str(table_version),
+                "contract_fingerprint": scorer.contract_fingerprint,
+            }
+            name = f"{version.name}-{version.version}"
+            with scoring.shipped(spark, folder, name) as shipment:
+                keep = [
+                    *dict.fromkeys(key for key in scorer.state.contract.columns.key if key in rows.columns)
+                ]
+                written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
+        summarise(spark, output, written, scorer)
+    finally:
+        spark.stop()
+    say(f"champion  {version.uri}")
+    say(f"took {time.monotonic() - started:.0f} s")
+    say(f"MLflow    mlflow ui --backend-store-uri {settings.mlflow.tracking_uri}")
+
+
+def input_table(
+    spark: SparkSession,
+    given: str | None,
+    settings: RunSettings,
+    scorer: Scorer,
+    version: registry.RegisteredVersion,
+) -> tuple[str, int | None]:
+    """The table to score and its version, made by the contract that the model was trained by."""
+    if given is not None:
+        table, table_version = delta.table_path(given), delta.newest_version(spark, given)
+        fingerprint = delta.properties(spark, table, table_version).get(CONTRACT_FINGERPRINT)
+    else:
+        training = settings.data.location
+        properties = delta.properties(spark, training)
+        missing = [key for key in (EXAMPLES_PATH, EXAMPLES_VERSION) if key not in properties]
+        if missing:
+            raise SnapshotError(
+                f"{training}: lacks {', '.join(missing)}; build the features again, or name --input"
+            )
+        table, table_version = properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION])
+        fingerprint = properties.get(CONTRACT_FINGERPRINT)
+    if fingerprint != scorer.contract_fingerprint:
+        named = fingerprint[:12] if fingerprint else f"(none: no property {CONTRACT_FINGERPRINT})"
+        raise UserError(
+            f"{table}: was made by contract {named}; {version.uri} scores rows of contract "
+            f"{scorer.contract_fingerprint[:12]} alone"
+        )
+    return table, table_version
+
+
+def with_lineage(scores: DataFrame, lineage: dict[str, str]) -> DataFrame:
+    """Add to every row which model scored it, from which rows, and when."""
+    scored_at = datetime.now(UTC).replace(microsecond=0)
+    return scores.drop(scoring.SCENARIO_INDEX).select(
+        "*",
+        F.lit(lineage["model_name"]).alias("model_name"),
+        F.lit(lineage["model_version"]).alias("model_version"),
+        F.lit(lineage["run_id"]).alias("run_id"),
+        F.lit(int(lineage["input_version"])).cast("bigint").alias("input_version"),
+        F.lit(scored_at).alias("scored_at"),
+    )
+
+
+def write(
+    scores: DataFrame, output: str, lineage: dict[str, str], version: registry.RegisteredVersion
+) -> int:
+    """Write the scores in one commit that bears the lineage too; the version written."""
+    try:
+        return delta.write(scores, output, options={"userMetadata": json.dumps(lineage)})
+    except PythonException as error:
+        message = scoring.user_message(error)
+        if message is None:
+            raise
+        raise UserError(f"{version.uri}: {message}") from None
+
+
+def summarise(spark: SparkSession, output: str, written: int, scorer: Scorer) -> None:
+    """Print rows and mean probabilities per scenario."""
+    columns = scoring.probability_columns(scorer.task_names)
+    counted = {
+        row[scoring.SCENARIO]: row
+        for row in delta.read(spark, output, written)
+        .groupBy(scoring.SCENARIO)
+        .agg(F.count("*").alias("rows"), *(F.avg(name).alias(name) for name in columns))
+        .collect()
+    }
+    say_table(
+        ["scenario", "rows", *(f"mean {name}" for name in columns)],
+        [
+            (name, counted[name]["rows"], *(f"{counted[name][column]:.4f}" for column in columns))
+            for name in scorer.scenario_names
+            if name in counted
+        ],
+    )
+    say(f"scores    table {delta.table_path(output)} version {written}")
+
+
+if __name__ == "__main__":
+    run_job(main)
