@@ -10,7 +10,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from feature_eng.settings import Settings
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Plain decimal notation; Java reads this pattern the same way.
+NUMBER_PATTERN = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
+_NUMBER = re.compile(NUMBER_PATTERN, re.ASCII)
 _DURATION = re.compile(r"(\d+)\s*([smhd]?)", re.ASCII)
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -24,7 +26,9 @@ def to_number(value: object) -> float | None:
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, str):
-        return float(value.strip(" ")) if _NUMBER.fullmatch(value.strip(" ")) else None
+        if not _NUMBER.fullmatch(value.strip(" ")):
+            return None
+        value = value.strip(" ")
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -118,12 +122,14 @@ class ScenarioValues(Settings):
 
     def matches(self, value: object) -> bool:
         """Whether a raw value belongs to this scenario; numbers compare as numbers, text as text."""
+        if value is None:
+            return False
         number = to_number(value)
         if self.range is not None:
             low, high = self.range
             return number is not None and (low is None or number >= low) and (high is None or number <= high)
         return any(
-            value == wanted if isinstance(wanted, str) else number is not None and number == wanted
+            str(value) == wanted if isinstance(wanted, str) else number is not None and number == wanted
             for wanted in self.one_of or ()
         )
 
