@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,14 @@ class ScenarioModel(Protocol):
 
     def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Logits ``(B, N)``; ``rows (U, D)`` stands in for the table's rows of ``batch.unique_ids``."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch dropout on, as `torch.nn.Module` does."""
+        ...
+
+    def eval(self) -> Any:
+        """Switch dropout off, as `torch.nn.Module` does."""
         ...
 
     def reset_parameters(self, generator: torch.Generator) -> None:

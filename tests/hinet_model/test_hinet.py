@@ -191,3 +191,15 @@ def test_the_model_is_a_plain_module_that_loads_its_own_state() -> None:
     other.load_state_dict(model.state_dict())
     batch = make_batch(layout, [2, 0, 1])
     assert torch.equal(model(batch), other(batch))
+
+
+def test_bfloat16_autocast_answers_close_to_float32() -> None:
+    layout = make_layout()
+    model = build_model(small(), layout, seed=0)
+    batch = make_batch(layout, [0, 1, 2] * 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        answer = model(batch)
+        answer.sum().backward()
+    assert answer.dtype == torch.float32
+    torch.testing.assert_close(answer, model(batch), atol=0.05, rtol=0.05)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
