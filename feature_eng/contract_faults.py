@@ -36,6 +36,8 @@ def cross_faults(parts: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[s
     yield from _scenario_faults(parts.get("scenario"))
     yield from _table_faults(parts)
     features: Mapping[str, Feature] = parts.get("features", {})
+    # A feature that cannot be read may be the very one a history shares.
+    all_readable = len(features) == len(raw.get("features") or ())
     for name, feature in features.items():
         referred = {"when": feature.when} if isinstance(feature, History) else {}
         referred |= {"task": feature.task} if isinstance(feature, Rate) else {}
@@ -44,7 +46,9 @@ def cross_faults(parts: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[s
                 expected = ", ".join(task_names)
                 hint = suggestion(task, task_names)
                 yield f"features.{name}.{key}: no task is called {task!r}; expected one of {expected}{hint}"
-        if isinstance(feature, History) and columns and not shared_feature(feature, columns.item, features):
+        if not isinstance(feature, History) or columns is None or not all_readable:
+            continue
+        if not shared_feature(feature, columns.item, features):
             wanted = f"of column '{columns.item}'" if feature.of == "item" else f"called '{feature.of}'"
             yield f"features.{name}.of: a history shares a categorical feature's vocabulary; none is {wanted}"
     if columns and columns.time is None:

@@ -1,0 +1,171 @@
+"""The data contract: what it refuses, and what it tells the rest."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feature_eng.contract import ContractError, load_contract, to_contract, to_number
+
+CONTRACTS = Path(__file__).parents[2] / "conf" / "contracts"
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "source": {
+        "reader": "tables",
+        "tables": {
+            "shown": {"path": "shown.csv", "format": "csv"},
+            "orders": {"path": "orders.csv", "format": "csv"},
+        },
+    },
+    "columns": {"key": ["row"], "user": "who", "item": "what", "time": "at"},
+    "scenario": {"column": "page", "values": {"home": {"in": ["home"]}, "search": {"in": ["search"]}}},
+    "tasks": {
+        "click": {"column": "clicked", "equals": 1},
+        "order": {"table": "orders", "join_on": ["who", "what"], "within": "24h"},
+    },
+    "features": {
+        "item": {"kind": "categorical", "column": "what"},
+        "recent": {"kind": "history", "last": 3, "when": "order"},
+        "rate": {"kind": "rate", "task": "click"},
+    },
+    "split": {"method": "time"},
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The small contract with dotted places (``__`` for the dot) set anew, or dropped by ``...``."""
+    mapping = copy.deepcopy(SMALL)
+    for dotted, value in changes.items():
+        *groups, last = dotted.split("__")
+        level = mapping
+        for group in groups:
+            level = level[group]
+        if value is ...:
+            del level[last]
+        else:
+            level[last] = value
+    return mapping
+
+
+def faults_of(**changes: Any) -> list[str]:
+    with pytest.raises(ContractError) as caught:
+        to_contract(changed(**changes))
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("name", ["movielens", "movielens_1m"])
+def test_the_contracts_that_come_with_the_product_are_sound(name: str) -> None:
+    contract = load_contract(CONTRACTS / f"{name}.yml")
+    assert contract.scenario_names == ("under_25", "from_25_to_34", "from_35")
+    assert contract.task_names == ("click", "like")
+    assert contract.requires_time == (name == "movielens")
+
+
+def test_movielens_1m_has_exactly_the_features_of_published_comparisons() -> None:
+    contract = load_contract(CONTRACTS / "movielens_1m.yml")
+    assert list(contract.features) == ["user_id", "movie_id", "gender", "occupation", "zip", "genre", "age"]
+    assert [contract.scenario_index(code) for code in (1, 18, 25, 35, 45, 50, 56)] == [0, 0, 1, 2, 2, 2, 2]
+
+
+def test_ages_in_years_are_parted_at_the_same_bounds() -> None:
+    contract = load_contract(CONTRACTS / "movielens.yml")
+    assert [contract.scenario_index(age) for age in (7, 24, 25, 34, 35, 73)] == [0, 0, 1, 1, 2, 2]
+    assert [contract.scenario_index(age) for age in (None, "", "x", 24.5, float("nan"), True)] == [None] * 6
+
+
+def test_one_switch_leaves_out_all_behaviour_features_and_changes_the_fingerprint() -> None:
+    whole = to_contract(SMALL)
+    without = to_contract(changed(behaviour=False))
+    assert list(whole.features) == ["item", "recent", "rate"]
+    assert list(without.features) == ["item"]
+    assert whole.fingerprint != without.fingerprint
+
+
+def test_the_fingerprint_tells_orders_apart_but_not_ways_of_writing() -> None:
+    turned = changed()
+    turned["scenario"]["values"] = dict(reversed(turned["scenario"]["values"].items()))
+    assert to_contract(turned).fingerprint != to_contract(SMALL).fingerprint
+    assert to_contract(changed(tasks__order__within=86400)).fingerprint == to_contract(SMALL).fingerprint
+
+
+def test_everything_that_needs_a_time_is_refused_by_name_without_one() -> None:
+    assert faults_of(columns__time=...) == [
+        "columns.time: is missing; needed by split.method 'time'",
+        "columns.time: is missing; needed by tasks.order (label from a table)",
+        "columns.time: is missing; needed by features.recent (history)",
+        "columns.time: is missing; needed by features.rate (rate)",
+    ]
+
+
+def test_the_user_disjoint_split_needs_a_position() -> None:
+    assert faults_of(split__method="user_disjoint") == [
+        "columns.position: is missing; needed by split.method 'user_disjoint'"
+    ]
+
+
+def test_faults_between_parts_are_named_beside_faults_within_them() -> None:
+    faults = faults_of(split__metod="random", features__rate__task="clik", scenario__values__search={})
+    assert faults == [
+        "scenario.values.search: expected exactly one of 'range: [low, high]' and 'in: [values]'",
+        "split.metod: unknown key; did you mean 'split.method'?",
+        "features.rate.task: no task is called 'clik'; expected one of click, order; did you mean 'click'?",
+    ]
+
+
+def test_a_faulty_task_is_not_reported_again_where_it_is_named() -> None:
+    assert len(faults_of(tasks__click={"column": "clicked"})) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scenario__values__search": {"in": ["home", "x"]}}, "scenario.values.search: overlaps 'home'"),
+        ({"scenario__values": {"a": {"range": [0, 5]}, "b": {"in": [5]}}}, "scenario.values.b: overlaps 'a'"),
+        ({"scenario__values": {"a": {"range": [9, 5]}}}, "scenario.values.a: range [9, 5] is empty"),
+        ({"tasks__order__table": "order"}, "tasks.order.table: no table is called 'order'; expected one of"),
+        ({"tasks__order__table": "shown"}, "tasks.order.table: 'shown' holds the impressions"),
+        ({"tasks__order__within": "soon"}, "tasks.order.within: 'soon' is not a length of time"),
+        ({"tasks__click__at_least": 3}, "tasks.click: expected exactly one of 'greater_than'"),
+        ({"features__recent__of": "itm"}, "features.recent.of: a history shares"),
+        ({"features__recent__when": "ordr"}, "did you mean 'order'"),
+        (
+            {"features__what": {"kind": "count"}},
+            "features.what: a behaviour feature needs a name that no raw",
+        ),
+        ({"features__Bad": {"kind": "count"}}, "features.Bad: is not usable as a name"),
+        ({"features__split": {"kind": "count"}}, "features.split: the name is taken"),
+        ({"scenario__column": "scenario"}, "scenario.column: the column name 'scenario' is taken"),
+        ({"split__fractions": [0.8, 0.1, 0.2]}, "split.fractions: [0.8, 0.1, 0.2] are not shares"),
+        ({"source__main": "show"}, "source.main: no table is called 'show'; did you mean 'shown'?"),
+        ({"features__item__kind": "categoric"}, "did you mean 'categorical'?"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
+    faults = faults_of(**changes)
+    assert len(faults) == 1
+    assert words in faults[0]
+
+
+def test_a_missing_contract_is_refused_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"absent\.yml: cannot be read"):
+        load_contract(tmp_path / "absent.yml")
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("7", 7.0), (" -1.5e2 ", -150.0), (3, 3.0), ("", None), ("7d", None), ("1e999", None), ("٣", None), (None, None),
+     (True, None), (float("inf"), None), ("0x10", None), ("7\n", None)],
+)  # fmt: skip
+def test_a_number_is_plain_decimal_notation(value: object, read: float | None) -> None:
+    assert to_number(value) == read
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_finite_number_is_read_back_from_its_text(value: float) -> None:
+    assert to_number(repr(value)) == value
