@@ -53,23 +53,13 @@ def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) ->
         UserError: If the running Spark has no Delta and it is too late to add it.
     """
     given = _given_conf()
-    wanted = {"spark.app.name": app_name, **(extra_conf or {})}
-    master = given.get("spark.master", wanted.get("spark.master", "local[*]"))
-    is_local = master.startswith("local")
-    if is_local:
-        wanted = {**_LOCAL, **_local_places(), **wanted}
+    wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})})
+    if _is_local(given, extra_conf or {}):
         # Local Python workers must be of the driver's environment, not of the first python3 on PATH.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    wanted = {**_ALWAYS, **wanted}
-    for key, own in (("spark.jars.packages", DELTA_PACKAGE), ("spark.sql.extensions", _DELTA_EXTENSION)):
-        named = [name for name in given.get(key, wanted.get(key, "")).split(",") if name]
-        artifact = own.rpartition(":")[0] or own
-        wanted[key] = ",".join(named if any(name.startswith(artifact) for name in named) else [*named, own])
-    additive = {"spark.jars.packages", "spark.sql.extensions"}
     builder = SparkSession.builder
     for key, value in wanted.items():
-        if key not in given or key in additive:
-            builder = builder.config(key, value)
+        builder = builder.config(key, value)
     spark = builder.getOrCreate()
     try:
         spark._jvm.java.lang.Class.forName(
@@ -83,6 +73,29 @@ def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) ->
             f"--packages {DELTA_PACKAGE}, or with --properties-file conf/spark/local.conf"
         ) from None
     return spark
+
+
+def wanted_conf(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> dict[str, str]:
+    """What is to be set: what is missing from ``given``, and Delta added to its lists.
+
+    Args:
+        given: Settings from outside.
+        extra_conf: Settings of the caller.
+    """
+    local = {**_LOCAL, **_local_places()} if _is_local(given, extra_conf) else {}
+    wanted = {**_ALWAYS, **local, **extra_conf}
+    missing = {key: value for key, value in wanted.items() if key not in given}
+    for key, own in (("spark.jars.packages", DELTA_PACKAGE), ("spark.sql.extensions", _DELTA_EXTENSION)):
+        named = [name for name in given.get(key, wanted.get(key, "")).split(",") if name]
+        artifact = own.rpartition(":")[0] or own
+        is_named = any(name.startswith(artifact) for name in named)
+        missing[key] = ",".join(named if is_named else [*named, own])
+    return missing
+
+
+def _is_local(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> bool:
+    master = given.get("spark.master", extra_conf.get("spark.master", "local[*]"))
+    return master.startswith("local")
 
 
 def _local_places() -> dict[str, str]:

@@ -205,6 +205,8 @@ def _properties(state: EncoderState, encoder_path: str | Path, retention: str) -
         # Compaction would undo the layout.
         "delta.autoOptimize.optimizeWrite": "false",
         "delta.autoOptimize.autoCompact": "false",
+        # Rows in random order give minima and maxima that skip nothing.
+        "delta.dataSkippingNumIndexedCols": "0",
         "delta.deletedFileRetentionDuration": retention,
         "delta.logRetentionDuration": retention,
     }

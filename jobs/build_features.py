@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -67,35 +68,57 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Run the stages in order and print what came of them."""
+    """Read the arguments, start Spark and build."""
     given = arguments().parse_args()
     contract = load_contract(given.contract, given.overrides)
     started = time.monotonic()
     spark = delta.build_session("build_features")
-    root = Path(given.warehouse).absolute() / contract.name
     try:
-        write_events(spark, contract, given.source, root)
-        examples, examples_version = write_examples(spark, contract, root)
-        cells, data_version = count_examples(examples, contract)
-        state = fit(examples, contract)
-        encoder_path = root / "encoder" / state.digest
-        state.save(encoder_path)
-        logger.info("encoder fitted on train: %s", encoder_path)
-        encoded = encoder.encode(examples, state)
-        compared = check_agreement(examples, encoded, state, SAMPLE_ROWS, sum(cell.rows for cell in cells))
+        build(spark, contract, given.source, given.warehouse, given.rows_per_group, given.seed)
+        say(f"took {time.monotonic() - started:.0f} s")
+    finally:
+        spark.stop()
+
+
+def build(
+    spark: SparkSession,
+    contract: Contract,
+    source: str | None,
+    warehouse: str | Path,
+    rows_per_group: int = training_table.ROWS_PER_GROUP,
+    seed: int = 0,
+) -> SnapshotRef:
+    """Run the stages in order and print what came of them."""
+    root = Path(warehouse).absolute() / contract.name
+    write_events(spark, contract, source, root)
+    examples, examples_version = write_examples(spark, contract, root)
+    cells, data_version = count_examples(examples, contract)
+    state = fit(examples, contract)
+    encoder_path = root / "encoder" / state.digest
+    state.save(encoder_path)
+    logger.info("encoder fitted on train: %s", encoder_path)
+    # Read three times: compared, counted, written.
+    encoded = encoder.encode(examples, state).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        num_rows = sum(cell.rows for cell in cells)
+        compared = check_agreement(examples, encoded, state, SAMPLE_ROWS, num_rows)
         snapshot = training_table.write(
-            encoded, root / "training", state, encoder_path,
-            rows_per_group=given.rows_per_group, seed=given.seed,
+            encoded,
+            root / "training",
+            state,
+            encoder_path,
+            rows_per_group=rows_per_group,
+            seed=seed,
             properties={
                 "hinet.data_version": data_version,
                 EXAMPLES_PATH: str(root / "examples"),
                 EXAMPLES_VERSION: str(examples_version),
             },
-        )  # fmt: skip
-        summarise(cells, state, snapshot, compared)
-        say(f"took {time.monotonic() - started:.0f} s")
+        )
     finally:
-        spark.stop()
+        encoded.unpersist()
+    summarise(cells, state, snapshot, compared)
+    return snapshot
 
 
 def write_events(spark: SparkSession, contract: Contract, source: str | None, root: Path) -> None:
