@@ -6,11 +6,13 @@ task to task. Nothing here imports Spark at the top: a `ModelShipment` is handed
 
 from __future__ import annotations
 
+import atexit
 import re
 import shutil
+import tarfile
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from feature_eng.encoder.state import EncoderState
 from hinet_model.metrics import CellMetrics, evaluate_cells
-from hinet_model.scorer import Scorer
+from hinet_model.scorer import ENCODER_FOLDER, Scorer
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 SCENARIO_INDEX = "scenario_index"
 SCENARIO = "scenario"
 
-# Of one worker process: path of the unpacked model -> scorer. A path is unique to name, version and session.
+# Of one worker process: path of the unpacked model -> scorer.
 _SCORERS: dict[str, Scorer] = {}
 
 _USER_ERROR = re.compile(r"^(?:[\w.]+\.)?(?:EncoderError|ScorerError|BatchError): (.*)$", re.MULTILINE)
@@ -78,7 +81,7 @@ class ArrowScorer:
 
 @dataclass(frozen=True)
 class ModelShipment:
-    """A model on its way to the executors. Build it with :func:`shipped`.
+    """A model on its way to the executors. Build it with :func:`ship`.
 
     Args:
         archive: As in `ArrowScorer`.
@@ -107,22 +110,28 @@ class ModelShipment:
         return rows.mapInArrow(function, ", ".join(kept + made))
 
 
-@contextmanager
-def shipped(spark: SparkSession, folder: Path, name: str) -> Iterator[ModelShipment]:
-    """Send a model folder to the executors, once, for as long as the block lasts.
+def ship(spark: SparkSession, folder: Path, name: str) -> ModelShipment:
+    """Send a model folder to the executors, once.
+
+    The archive stays until this process ends: an executor that joins later fetches it too.
 
     Args:
         spark: The session; ``spark.task.cpus`` gives the threads of a task.
         folder: Model folder, on the driver.
         name: Name and version of the model; names the archive.
     """
-    scorer = Scorer.load(folder)
-    unique = re.sub(r"[^\w.-]", "_", f"model-{name}-{scorer.state.digest[:12]}")
+    state = EncoderState.load(folder / ENCODER_FOLDER)
+    unique = re.sub(r"[^\w.-]", "_", f"model-{name}-{uuid.uuid4().hex[:8]}")
+    scratch = Path(tempfile.mkdtemp(prefix="hinet-model-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    archive = scratch / f"{unique}.tar"
+    with tarfile.open(archive, "w") as tar:
+        # One by one: Spark refuses the entry "./" that adding the folder itself would make.
+        for part in sorted(folder.iterdir()):
+            tar.add(part, arcname=part.name)
+    spark.sparkContext.addArchive(f"{archive}#{unique}")
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
-    with tempfile.TemporaryDirectory(prefix="hinet-model-") as scratch:
-        archive = shutil.make_archive(str(Path(scratch) / unique), "tar", folder)
-        spark.sparkContext.addArchive(f"{archive}#{unique}")
-        yield ModelShipment(unique, scorer.task_names, threads)
+    return ModelShipment(unique, state.task_names, threads)
 
 
 def user_message(error: BaseException) -> str | None:

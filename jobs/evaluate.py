@@ -115,14 +115,14 @@ def judged(
             )
         logger.info("scoring the test rows with %s", version.uri)
         folder = registry.model_folder(mlflow_model)
-        with scoring.shipped(spark, folder, f"{version.name}-{version.version}") as shipment:
-            try:
-                cells = scoring.evaluate(rows, shipment, scorer.scenario_names)
-            except PythonException as error:
-                message = scoring.user_message(error)
-                if message is None:
-                    raise
-                raise UserError(f"{version.uri}: {message}") from None
+        shipment = scoring.ship(spark, folder, f"{version.name}-{version.version}")
+        try:
+            cells = scoring.evaluate(rows, shipment, scorer.scenario_names)
+        except PythonException as error:
+            message = scoring.user_message(error)
+            if message is None:
+                raise
+            raise UserError(f"{version.uri}: {message}") from None
     return evaluation.to_results(cells, scorer.scenario_names, scorer.task_names)
 
 

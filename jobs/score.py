@@ -76,12 +76,9 @@ def main() -> None:
                 "input_version": str(table_version),
                 "contract_fingerprint": scorer.contract_fingerprint,
             }
-            name = f"{version.name}-{version.version}"
-            with scoring.shipped(spark, folder, name) as shipment:
-                keep = [
-                    *dict.fromkeys(key for key in scorer.state.contract.columns.key if key in rows.columns)
-                ]
-                written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
+            shipment = scoring.ship(spark, folder, f"{version.name}-{version.version}")
+            keep = [key for key in scorer.state.contract.columns.key if key in rows.columns]
+            written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
         summarise(spark, output, written, scorer)
     finally:
         spark.stop()

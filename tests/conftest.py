@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,13 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{folder}/mlflow.db"
     registry.connect(uri)
     return uri
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """One Spark session with Delta for all tests: starting one takes seconds."""
+    from feature_eng.session import build_session
+
+    session = build_session("tests", {"spark.master": "local[2]"})
+    yield session
+    session.stop()

@@ -1,0 +1,308 @@
+"""From a registered version to a champion's scores: the jobs, on a small log, with real Spark and MLflow."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pyspark.sql import SparkSession
+from small_log import SCENARIOS, TASKS, write_contract, write_log, write_settings
+
+from feature_eng import delta
+from feature_eng.encoder import arrow
+from feature_eng.encoder.state import EncoderState
+from feature_eng.golden import golden_rows
+from feature_eng.settings import UserError, load_settings
+from feature_eng.snapshot import SnapshotRef
+from hinet_model import registry
+from hinet_model.batch import BatchLayout
+from hinet_model.config import RunSettings
+from hinet_model.lineage import Lineage
+from hinet_model.models.build import build_model
+from hinet_model.scorer import save_model_folder
+from hinet_model.tracking import Tracker
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+def load_job(name: str) -> ModuleType:
+    """A job as a module: jobs are scripts, and in no package."""
+    spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Workshop:
+    """A built small log, and a registered model of its own to play with."""
+
+    folder: Path
+    config: Path
+    settings: RunSettings
+    snapshot: SnapshotRef
+    monkeypatch: pytest.MonkeyPatch
+
+    def run(self, job: str, *arguments: str) -> int:
+        """Run a job's main in this process."""
+        self.monkeypatch.setattr(sys, "argv", [f"{job}.py", "--config", str(self.config), *arguments])
+        return int(load_job(job).main() or 0)
+
+    def client(self) -> Any:
+        return registry.connect(self.settings.mlflow.tracking_uri)
+
+    def version(self, alias: str) -> registry.RegisteredVersion | None:
+        return registry.find(self.client(), self.settings.mlflow.registered_model, alias)
+
+    def register(self, spark: SparkSession, steps: int, seed: int = 0) -> registry.RegisteredVersion:
+        """Train for some steps in plain torch and register as challenger; no steps make a bad model."""
+        state = EncoderState.load(self.snapshot.encoder_path)
+        layout = BatchLayout.from_schema(state.model_schema())
+        model = build_model(self.settings.model, layout, seed=seed)
+        examples = delta.read(spark, self.folder / "warehouse" / "small" / "examples").where(
+            "split = 'train'"
+        )
+        batch, _ = layout.to_batch(arrow.encode(examples.toArrow(), state, labels=True))
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            torch.nn.functional.binary_cross_entropy_with_logits(model(batch), batch.labels).backward()
+            optimiser.step()
+        name = uuid.uuid4().hex[:8]
+        model_folder = save_model_folder(
+            self.folder / name,
+            state,
+            self.settings.model.model_dump(mode="json"),
+            model.state_dict(),
+            golden_rows(spark, self.snapshot, state, 3),
+        )
+        tracker = Tracker(self.settings.mlflow, self.folder / "tracking")
+        tracker.start_run()
+        version = tracker.log_model(
+            model_folder, Lineage.of(self.snapshot, plan_hash="p", world_size=1, seed=seed)
+        )
+        tracker.finish()
+        assert version is not None
+        return version
+
+
+@pytest.fixture(scope="module")
+def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a small log, its features built by the job."""
+    folder = tmp_path_factory.mktemp("small")
+    write_log(folder / "raw")
+    with pytest.MonkeyPatch.context() as patch:
+        # Jobs end their session, which here belongs to all tests.
+        patch.setattr(SparkSession, "stop", lambda self: None)
+        contract = write_contract(folder / "contract.yml")
+        arguments = ["--contract", contract, "--source", folder / "raw", "--warehouse", folder / "warehouse"]
+        patch.setattr(sys, "argv", ["build_features.py", *map(str, arguments)])
+        load_job("build_features").main()
+        yield folder
+
+
+@pytest.fixture
+def workshop(
+    spark: SparkSession, built: Path, mlflow_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workshop:
+    config = write_settings(
+        tmp_path / "train.yml", built / "warehouse", mlflow_store, f"small_{uuid.uuid4().hex[:8]}"
+    )
+    settings = load_settings(RunSettings, config)
+    snapshot = delta.snapshot(spark, built / "warehouse" / "small" / "training")
+    return Workshop(built, config, settings, snapshot, monkeypatch)
+
+
+def test_a_first_version_is_evaluated_promoted_and_scores(
+    spark: SparkSession, workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = workshop.register(spark, steps=60)
+
+    assert workshop.run("evaluate") == 0
+    printed = capsys.readouterr().out
+    for scenario in SCENARIOS:
+        for task in TASKS:
+            assert any(line.split()[:2] == [scenario, task] for line in printed.splitlines()), printed
+    run = workshop.client().get_run(version.run_id)
+    assert {f"test/auc/{scenario}/{task}" for scenario in SCENARIOS for task in TASKS} <= set(
+        run.data.metrics
+    )
+    assert run.data.metrics["test/auc/young/click"] > 0.7
+    challenger = workshop.version(registry.CHALLENGER)
+    assert challenger is not None
+    assert challenger.tags["validation_status"] == "passed"
+    assert challenger.tags["evaluated_against"] == "none"
+
+    assert workshop.run("promote") == 0
+    assert "first version" in capsys.readouterr().out
+    champion = workshop.version(registry.CHAMPION)
+    assert champion is not None
+    assert champion.version == version.version
+
+    assert workshop.run("score", "--where", "split = 'test'") == 0
+    assert champion.uri in capsys.readouterr().out
+    scores = delta.read(spark, workshop.folder / "warehouse" / "small" / "scores")
+    expected_columns = {
+        "user_id",
+        "item_id",
+        "scenario",
+        "click_prob",
+        "like_prob",
+        "model_name",
+        "model_version",
+    }
+    assert expected_columns | {"run_id", "input_version", "scored_at"} == set(scores.columns)
+    rows = scores.collect()
+    examples = delta.read(spark, workshop.folder / "warehouse" / "small" / "examples")
+    assert len(rows) == examples.where("split = 'test'").count() > 100
+    assert {row["model_version"] for row in rows} == {version.version}
+    assert all(0 < row["click_prob"] < 1 for row in rows)
+    assert (
+        scores.join(examples, on=["user_id", "item_id"], how="inner").where("scenario is null").count() == 0
+    )
+
+
+def test_evaluation_agrees_with_the_scorer_and_scikit_learn(spark: SparkSession, workshop: Workshop) -> None:
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    from hinet_model.scorer import Scorer
+
+    version = workshop.register(spark, steps=20)
+    workshop.run("evaluate")
+    mlflow_model = registry.fetch(workshop.client(), version, workshop.folder / "cache")
+    scorer = Scorer.load(registry.model_folder(mlflow_model))
+    examples = delta.read(spark, workshop.folder / "warehouse" / "small" / "examples")
+    rows = examples.where("split = 'test' and scenario = 'old'").toArrow()
+    scores = scorer.score(rows)[:, 1]
+    metrics = workshop.client().get_run(version.run_id).data.metrics
+    labels = rows["label__like"].to_numpy()
+    assert metrics["test/auc/old/like"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+    assert metrics["test/log_loss/old/like"] == pytest.approx(log_loss(labels, scores), abs=1e-5)
+
+
+def test_a_worse_challenger_is_refused_with_code_3_and_rollback_restores(
+    spark: SparkSession, workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = workshop.register(spark, steps=40)
+    workshop.run("evaluate")
+    assert workshop.run("promote") == 0
+    worse = workshop.register(spark, steps=0)
+    workshop.run("evaluate")
+    capsys.readouterr()
+    assert workshop.run("promote") == 3
+    printed = capsys.readouterr().out
+    assert "is not promoted" in printed
+    assert "below the champion's" in printed
+    champion = workshop.version(registry.CHAMPION)
+    assert champion is not None
+    assert champion.version == first.version
+    refused = registry.resolve(workshop.client(), worse.name, worse.version)
+    assert refused.tags["validation_status"] == "failed"
+    assert refused.tags["evaluated_against"] == first.version
+
+    # Let through on purpose, it can be taken back.
+    assert workshop.run("promote", "--tolerance", "1", "--min-auc", "0") == 0
+    assert workshop.run("promote", "--rollback") == 0
+    champion = workshop.version(registry.CHAMPION)
+    assert champion is not None
+    assert champion.version == first.version
+
+
+def test_a_version_that_was_not_evaluated_is_not_promoted(spark: SparkSession, workshop: Workshop) -> None:
+    workshop.register(spark, steps=0)
+    with pytest.raises(UserError, match="has not been evaluated"):
+        workshop.run("promote")
+
+
+def test_a_champion_that_moved_since_the_evaluation_refuses_with_code_3(
+    spark: SparkSession, workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = workshop.register(spark, steps=40)
+    second = workshop.register(spark, steps=41)
+    workshop.run("evaluate", "--model-version", first.version)
+    workshop.run("evaluate", "--model-version", second.version)
+    assert workshop.run("promote", "--model-version", first.version) == 0
+    assert workshop.run("promote", "--model-version", second.version) == 3
+    assert "evaluate again" in capsys.readouterr().out
+
+
+def test_scoring_refuses_rows_of_another_contract(
+    spark: SparkSession, workshop: Workshop, tmp_path: Path
+) -> None:
+    workshop.register(spark, steps=0)
+    examples = delta.read(spark, workshop.folder / "warehouse" / "small" / "examples").limit(5)
+    delta.write(examples, tmp_path / "foreign", properties={"hinet.contract_fingerprint": "0" * 64})
+    with pytest.raises(UserError, match="made by contract 000000000000"):
+        workshop.run("score", "--model-version", "challenger", "--input", str(tmp_path / "foreign"))
+    delta.write(examples, tmp_path / "nameless")
+    with pytest.raises(UserError, match=r"no property hinet\.contract_fingerprint"):
+        workshop.run("score", "--model-version", "challenger", "--input", str(tmp_path / "nameless"))
+
+
+def test_a_row_of_no_scenario_ends_scoring_with_one_clear_line(
+    spark: SparkSession, workshop: Workshop, tmp_path: Path
+) -> None:
+    workshop.register(spark, steps=0)
+    examples = delta.read(spark, workshop.folder / "warehouse" / "small" / "examples").limit(5)
+    strange = examples.withColumn("age", examples["age"] * 0 + 777)
+    fingerprint = workshop.snapshot.contract_fingerprint
+    delta.write(strange, tmp_path / "strange", properties={"hinet.contract_fingerprint": fingerprint})
+    with pytest.raises(
+        UserError, match=r"row 0: age = 777.* belongs to no scenario; expected one of young, old$"
+    ):
+        workshop.run("score", "--model-version", "challenger", "--input", str(tmp_path / "strange"))
+
+
+def test_the_commit_of_the_scores_bears_the_lineage(
+    spark: SparkSession, workshop: Workshop, tmp_path: Path
+) -> None:
+    version = workshop.register(spark, steps=0)
+    workshop.run("score", "--model-version", version.version, "--output", str(tmp_path / "scores"))
+    log = (tmp_path / "scores" / "_delta_log" / "00000000000000000000.json").read_text()
+    (commit,) = [json.loads(line)["commitInfo"] for line in log.splitlines() if "commitInfo" in line]
+    lineage = json.loads(commit["userMetadata"])
+    assert (lineage["model_version"], lineage["run_id"]) == (version.version, version.run_id)
+    files = list((tmp_path / "scores").glob("*.parquet"))
+    assert sum(pq.read_metadata(file).num_rows for file in files) == 1200
+
+
+@pytest.mark.parametrize("job", ["evaluate", "promote", "score"])
+def test_a_model_that_nobody_registered_is_one_line_and_code_2(
+    job: str, mlflow_store: str, tmp_path: Path
+) -> None:
+    config = write_settings(tmp_path / "train.yml", tmp_path, mlflow_store, "nobody")
+    done = subprocess.run(
+        [sys.executable, str(JOBS / f"{job}.py"), "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "no model is registered as 'nobody'" in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("job", ["evaluate", "promote", "score"])
+def test_help_shows_examples(job: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(JOBS / f"{job}.py"), "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python jobs/{job}.py --config conf/train/movielens.yml" in done.stdout
