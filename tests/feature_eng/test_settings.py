@@ -57,7 +57,9 @@ def test_without_a_file_the_defaults_hold_and_overrides_change_them() -> None:
 
 
 def test_a_misspelt_override_is_refused_with_the_full_path_that_was_meant() -> None:
-    with pytest.raises(ConfigError, match=r"^training\.epoch: unknown key; did you mean 'training\.epochs'\?$"):
+    with pytest.raises(
+        ConfigError, match=r"^training\.epoch: unknown key; did you mean 'training\.epochs'\?$"
+    ):
         load_settings(Schema, None, ["training.epoch=1"])
 
 

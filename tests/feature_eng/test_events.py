@@ -1,0 +1,201 @@
+"""Raw rows to events: nothing is lost, and every reject says why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
+from small_logs import small_contract
+
+from feature_eng.contract import ContractError, to_number
+from feature_eng.events import RowCount, count_rows, number, scenario_index_column, to_events
+
+pytestmark = pytest.mark.spark
+
+SCHEMA = "row string, who long, what string, at string, page string, clicked string, price string"
+
+
+def test_every_row_is_an_event_or_a_reject_with_its_reason(spark: SparkSession) -> None:
+    raw = spark.createDataFrame(
+        [
+            ("good", 1, "a", "100", "1", "1", "2.5"),
+            ("no price", 1, "a", "100", "2", "0", None),
+            (None, 1, "a", "100", "1", "1", "2"),
+            ("no user", None, "a", "100", "1", "1", "2"),
+            ("blank item", 1, " ", "100", "1", "1", "2"),
+            ("bad price", 1, "a", "100", "1", "1", "cheap"),
+            ("no label", 1, "a", "100", "1", None, "2"),
+            ("no time", 1, "a", None, "1", "1", "2"),
+            ("bad time", 1, "a", "noon", "1", "1", "2"),
+            ("time of day", 1, "a", "12:30:00", "1", "1", "2"),
+            ("milliseconds", 1, "a", "1700000000000", "1", "1", "2"),
+            ("no page", 1, "a", "100", None, "1", "2"),
+            ("new page", 1, "a", "100", "4", "1", "2"),
+            ("good", 1, "a", "99", "1", "0", "1"),
+            ("good", 1, "a", "99", "9", "0", "1"),
+            (None, None, None, None, None, None, None),
+        ],
+        SCHEMA,
+    )
+    contract = small_contract()
+    events = to_events({"shown": raw}, contract)
+    assert sorted(events.impressions.collect()) == [
+        Row(row="good", who=1, what="a", at=99, page="1", price=1.0, clicked=0.0),
+        Row(row="no price", who=1, what="a", at=100, page="2", price=None, clicked=0.0),
+    ]
+    rejects = events.rejects.collect()
+    assert {row["table"] for row in rejects} == {"shown"}
+    found = [(json.loads(row["row"])["row"], row["reason"]) for row in rejects]
+    assert sorted(found, key=str) == sorted(
+        [
+            ("good", "duplicate key"),
+            ("good", "unknown scenario in page"),
+            (None, "null row"),
+            ("no user", "null who"),
+            ("blank item", "null what"),
+            ("bad price", "unparsable price"),
+            ("no label", "null clicked"),
+            ("no time", "null at"),
+            ("bad time", "bad time in at"),
+            ("time of day", "bad time in at"),
+            ("milliseconds", "bad time in at"),
+            ("no page", "null page"),
+            ("new page", "unknown scenario in page"),
+            (None, "null row"),
+        ],
+        key=str,
+    )
+    assert count_rows({"shown": raw}, events, contract) == {"shown": RowCount(16, 2, 14)}
+
+
+def test_times_are_seconds_since_the_epoch_whatever_the_session_zone(spark: SparkSession) -> None:
+    times = {
+        "seconds": ("86400", 86400),
+        "date": ("1970-01-02", 86400),
+        "no zone": ("1970-01-02 00:00:01", 86401),
+        "utc": ("1970-01-02T00:00:01Z", 86401),
+        "offset": ("1970-01-02T01:00:00+01:00", 86400),
+        "fraction": ("1970-01-02T00:00:00.9", 86400),
+    }
+    rows = [(name, 1, "a", text, "1", "1", None) for name, (text, _) in times.items()]
+    raw = spark.createDataFrame(rows, SCHEMA)
+    zone = spark.conf.get("spark.sql.session.timeZone")
+    assert zone is not None
+    spark.conf.set("spark.sql.session.timeZone", "America/New_York")
+    try:
+        impressions = to_events({"shown": raw}, small_contract()).impressions.collect()
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", zone)
+    assert {row["row"]: row["at"] for row in impressions} == {name: at for name, (_, at) in times.items()}
+
+
+def test_whole_numbers_are_bigint_and_ids_beyond_double_survive(spark: SparkSession) -> None:
+    source = {
+        "reader": "tables",
+        "tables": {
+            "shown": {
+                "path": "x",
+                "format": "csv",
+                "types": {"row": "integer", "page": "integer", "what": "string"},
+            }
+        },
+    }
+    rows = [("9007199254740993", 1, "01", "5", "2", "1", "3"), ("1.5", 1, "a", "5", "1", "1", "1")]
+    events = to_events({"shown": spark.createDataFrame(rows, SCHEMA)}, small_contract(source=source))
+    assert events.impressions.collect() == [
+        Row(row=9007199254740993, who=1, what="01", at=5, page=2, price=3.0, clicked=1.0)
+    ]
+    assert [row["reason"] for row in events.rejects.collect()] == ["unparsable row"]
+
+
+def test_columns_the_data_lack_are_named_all_at_once(spark: SparkSession) -> None:
+    raw = spark.createDataFrame([("a", 1, "1", 3.0)], "row string, who long, pages string, price double")
+    contract = small_contract(
+        split={"method": "time"},
+        features={
+            "what": {"kind": "categorical", "column": "what"},
+            "recent": {"kind": "history", "last": 2},
+        },
+    )
+    with pytest.raises(ContractError) as caught:
+        to_events({"shown": raw}, contract)
+    assert caught.value.faults == [
+        "columns.item: the table 'shown' has no column 'what'",
+        "columns.time: the table 'shown' has no column 'at'; needed by split.method 'time', "
+        "features.recent (history)",
+        "scenario.column: the table 'shown' has no column 'page'; did you mean 'pages'?",
+        "tasks.click.column: the table 'shown' has no column 'clicked'",
+        "features.what.column: the table 'shown' has no column 'what'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": {"in": [1, 18]}, "b": {"in": ["home", "7", 2.5]}, "c": {"range": [30, 34]}},
+        {"a": {"range": [None, 24]}, "b": {"range": [25, 34.5]}, "c": {"range": [35, None]}},
+    ],
+)
+def test_spark_and_python_agree_on_the_scenario_of_every_value(
+    spark: SparkSession, values: dict[str, object]
+) -> None:
+    contract = small_contract(scenario={"column": "page", "values": values})
+    texts = [
+        "1",
+        "18",
+        " 18 ",
+        "18.0",
+        "1.8e1",
+        "home",
+        "Home",
+        "7",
+        "7.0",
+        "2.5",
+        "34",
+        "34.7",
+        "-5",
+        "99",
+        "",
+        "x",
+    ]
+    texts += ["nan", "inf", "1d", "0x12", "1e999", "٣", "24\n", ".5", "5.", "+3"]
+    page_types: list[tuple[str, list[object]]] = [
+        ("string", [None, *texts]),
+        ("long", [None, 1, 18, 24, 25, 34, 35, 2**62]),
+        ("double", [None, 1.0, 2.5, 18.0, 34.5, 34.6, 1e300, float("nan"), float("inf"), -0.0]),
+    ]
+    for dtype, given in page_types:
+        frame = spark.createDataFrame([(value,) for value in given], f"page {dtype}").coalesce(1)
+        found = frame.select(
+            scenario_index_column(contract).alias("untyped"),
+            scenario_index_column(contract, frame.schema["page"].dataType).alias("typed"),
+        ).collect()
+        expected = [contract.scenario_index(value) for value in given]
+        assert [row["untyped"] for row in found] == expected
+        assert [row["typed"] for row in found] == expected
+
+
+def test_spark_and_python_read_the_same_numbers(spark: SparkSession) -> None:
+    texts = [
+        None,
+        "1",
+        " 1 ",
+        "1.5e-3",
+        ".5",
+        "5.",
+        "1e999",
+        "-1e999",
+        "NaN",
+        "1_000",
+        "1f",
+        "",
+        "٣",
+        "1\n",
+        "- 1",
+    ]
+    frame = spark.createDataFrame([(text,) for text in texts], "text string").coalesce(1)
+    assert [row["read"] for row in frame.select(number(F.col("text")).alias("read")).collect()] == [
+        to_number(text) for text in texts
+    ]
