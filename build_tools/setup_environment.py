@@ -103,8 +103,8 @@ def set_up(gpu: bool) -> None:
         [*install, pinned("pip"), pinned("setuptools"), pinned("wheel")], check=True, env=environment
     )
     step("torch")
-    subprocess.run([*install, pinned("torch"), pinned("numpy"), pinned("cffi"), pinned("packaging"),
-                    pinned("cloudpickle"), pinned("psutil"), pinned("pyyaml")], check=True, env=environment)  # fmt: skip
+    first = ("torch", "numpy", "cffi", "packaging", "cloudpickle", "psutil", "pyyaml")
+    subprocess.run([*install, *map(pinned, first)], check=True, env=environment)
     step("Horovod wheel (built once per torch version), the other packages beside it")
     wheel_command = [str(PYTHON), str(ROOT / "build_tools" / "horovod_wheel.py"), *(["--gpu"] if gpu else [])]
     log = VENV / "horovod-build.log"

@@ -153,15 +153,16 @@ class Trainer:
                 recent = torch.stack(losses[-self.settings.log_every_steps :])
                 self._check_finite(recent, plan.epoch, step)
                 now, rows = time.perf_counter(), int(statistics[_ROWS])
-                self._reporter.send(
-                    "progress",
-                    epoch=plan.epoch,
-                    step=step + 1,
-                    steps=plan.num_steps,
-                    rows=rows,
-                    rows_per_second=(rows - reported_rows) / max(now - last_report, 1e-9),
-                    loss=float(recent.mean()),
-                )
+                if self.world.rank == 0:
+                    self._reporter.send(
+                        "progress",
+                        epoch=plan.epoch,
+                        step=step + 1,
+                        steps=plan.num_steps,
+                        rows=rows,
+                        rows_per_second=(rows - reported_rows) / max(now - last_report, 1e-9),
+                        loss=float(recent.mean()),
+                    )
                 last_report, reported_rows = now, rows
                 if bool(stats[_STOP] > 0) or (limit is not None and self.global_step >= limit):
                     summary.stopped_at = step + 1
@@ -220,7 +221,7 @@ class Trainer:
         means: np.ndarray = (sums / counts).numpy()  # type: ignore[type-arg]
         return means
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference mode would hand Horovod tensors that its own thread may not touch
     def score(self, plan: EpochPlan, batches: Iterator[Batch]) -> Scores:
         """Predict a whole split; every rank receives the scores of all.
 

@@ -169,16 +169,7 @@ class _Run:
 
     def plan(self, epoch: int, split: str = "train") -> EpochPlan:
         """The plan of an epoch of training, or of a pass over another split."""
-        training = self.job.settings.training
-        return plan_epoch(
-            [rows for file in self.job.snapshot.files_of(split) for rows in file.row_groups],
-            batch_size=training.batch_size,
-            lanes=training.lanes,
-            seed=training.seed,
-            epoch=epoch,
-            window_rows=training.window_rows,
-            shuffle=split == "train",
-        )
+        return epoch_plan(self.job, epoch, split)
 
     def _resume(self) -> None:
         newest = checkpoint.latest(self.folder)
@@ -316,6 +307,20 @@ class _Run:
     def _out_of_patience(self) -> bool:
         patience = self.job.settings.training.patience
         return patience is not None and self.position.bad_validations >= patience
+
+
+def epoch_plan(job: TrainingJob, epoch: int, split: str = "train") -> EpochPlan:
+    """The plan of an epoch of training, or of a pass over another split in the order of its files."""
+    training = job.settings.training
+    return plan_epoch(
+        [rows for file in job.snapshot.files_of(split) for rows in file.row_groups],
+        batch_size=training.batch_size,
+        lanes=training.lanes,
+        seed=training.seed,
+        epoch=epoch,
+        window_rows=training.window_rows,
+        shuffle=split == "train",
+    )
 
 
 def build_loss(settings: RunSettings, layout: BatchLayout, scenario_rows: Sequence[int]) -> MultiTaskLoss:

@@ -1,0 +1,42 @@
+"""Golden rows: a few raw rows of every scenario, which travel with a model and are scored again on each load."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from pyspark.sql import SparkSession, Window
+from pyspark.sql import functions as F
+
+from feature_eng import delta
+from feature_eng.encoder import arrow
+from feature_eng.encoder.state import EncoderState
+from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError, SnapshotRef
+
+
+def golden_rows(
+    spark: SparkSession, snapshot: SnapshotRef, state: EncoderState, rows_per_scenario: int = 4
+) -> pa.Table:
+    """Take rows from the very examples that a training table was made of; the same ones each time.
+
+    Args:
+        spark: The session.
+        snapshot: The pinned training table.
+        state: Its encoder.
+        rows_per_scenario: Rows of each scenario, fewer where it has fewer.
+
+    Raises:
+        SnapshotError: The table does not say which examples it was made of.
+    """
+    properties = delta.properties(spark, snapshot.table, snapshot.version)
+    missing = [name for name in (EXAMPLES_PATH, EXAMPLES_VERSION) if name not in properties]
+    if missing:
+        raise SnapshotError(
+            f"{snapshot.table} (version {snapshot.version}): lacks the properties {', '.join(missing)}; "
+            "build it anew with jobs/build_features.py"
+        )
+    examples = delta.read(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
+    place = F.row_number().over(Window.partitionBy("scenario").orderBy("row_id"))
+    kept = examples.where(F.col("split") != "test").withColumn("__place", place)
+    chosen = kept.where(F.col("__place") <= rows_per_scenario).orderBy("scenario", "__place")
+    schema = pa.schema(arrow.raw_columns(state))
+    rows: pa.Table = chosen.select(*schema.names).toArrow()
+    return rows.cast(schema)

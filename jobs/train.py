@@ -1,0 +1,205 @@
+"""Train HiNet on Spark: a pinned version of the training table, Horovod workers, an MLflow run, a challenger."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from feature_eng import delta
+from feature_eng.encoder.state import EncoderState
+from feature_eng.golden import golden_rows
+from feature_eng.job import job_parser, run_job, say, say_table
+from feature_eng.session import build_session
+from feature_eng.settings import UserError, load_settings
+from feature_eng.snapshot import SnapshotRef
+from hinet_model import versions
+from hinet_model.batch import BatchLayout
+from hinet_model.config import RunSettings
+from hinet_model.lineage import Lineage
+from hinet_model.models.build import build_model, num_parameters
+from hinet_model.report.progress import ProgressDisplay
+from hinet_model.tracking import Tracker
+from hinet_model.training import checkpoint, launch
+from hinet_model.training.monitor import TrainingError
+from hinet_model.training.recording import RunRecorder, export_model
+from hinet_model.training.reports import Report
+from hinet_model.training.worker import TrainingJob, epoch_plan
+
+logger = logging.getLogger("train")
+
+EXIT_TRAINING_FAILED = 4
+GOLDEN_ROWS_PER_SCENARIO = 4
+
+EXAMPLES = """\
+  python jobs/train.py --config conf/train/movielens.yml
+  python jobs/train.py --config conf/train/movielens.yml --set training.epochs=3 --set loss.scheme=uniform
+  python jobs/train.py --config conf/train/movielens.yml --resume latest
+  spark-submit --properties-file conf/spark/local.conf jobs/train.py --config conf/train/movielens.yml
+exit codes: 0 trained and registered, 2 wrong settings or data, 4 training failed, 1 anything else"""
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What the job accepts."""
+    parser = job_parser(__doc__, EXAMPLES)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings of the run (YAML)")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on from the newest checkpoint of this run (an id, or 'latest')"
+    )
+    return parser
+
+
+def main() -> int:
+    """Train, record, register."""
+    given = arguments().parse_args()
+    settings = load_settings(RunSettings, given.config, given.overrides)
+    versions.check()
+    workers = settings.training.workers
+    spark = build_session("train", {"spark.master": f"local[{max(2, workers)}]"})
+    try:
+        snapshot = delta.snapshot(spark, table_path(settings), settings.data.version)
+        state = EncoderState.load(snapshot.encoder_path)
+        if state.digest != snapshot.encoder_digest:
+            raise UserError(
+                f"{snapshot.encoder_path}: not the encoder that version {snapshot.version} of {snapshot.table} was "
+                "made with; build the features again"
+            )
+        describe(settings, snapshot, state)
+        tracker = Tracker(settings.mlflow, Path(settings.checkpoint.folder) / "tracking")
+        resumed = run_to_resume(given.resume, Path(settings.checkpoint.folder))
+        run_id = tracker.start_run(resumed)
+        folder = Path(settings.checkpoint.folder).absolute() / run_id
+        job = TrainingJob(
+            settings=settings,
+            snapshot=snapshot,
+            schema=state.model_schema(),
+            checkpoint_folder=str(folder),
+            log_folder=str(folder / "logs"),
+            resume=resumed is not None,
+        )
+        return train(spark, job, state, tracker)
+    finally:
+        spark.stop()
+
+
+def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -> int:
+    """Run the workers under a tracked run; register what they made."""
+    settings, snapshot = job.settings, job.snapshot
+    training = settings.training
+    lineage = Lineage.of(
+        snapshot, plan_hash=epoch_plan(job, 0).hash, world_size=training.workers, seed=training.seed
+    )
+    recorder = RunRecorder(tracker, settings, state)
+    if not job.resume:
+        tracker.log_settings(settings.model_dump(mode="json"))
+    tracker.log_lineage(lineage)
+    tracker.log_snapshot(snapshot)
+    recorder.log_loss_weights(snapshot.scenario_rows["train"])
+    display = ProgressDisplay(
+        training.epochs,
+        snapshot.rows("train"),
+        state.scenario_names,
+        state.task_names,
+        first_epoch=first_epoch(job),
+    )
+
+    def on_report(report: Report) -> None:
+        display.show(report)
+        recorder.record(report)
+
+    say(f"starting {training.workers} workers; logs in {job.log_folder}")
+    try:
+        results = launch.run(spark, job, on_report)
+    except (TrainingError, KeyboardInterrupt) as error:
+        tracker.finish("FAILED" if isinstance(error, TrainingError) else "KILLED")
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        sys.stderr.write(f"error: training failed: {error}\n")
+        sys.stderr.write(f"go on from the last checkpoint with --resume {tracker.run_id}\n")
+        return EXIT_TRAINING_FAILED
+    recorder.log_outcome(results)
+    recorder.log_figures()
+    model_folder = export_model(
+        Path(job.checkpoint_folder),
+        Path(job.checkpoint_folder) / "model",
+        state,
+        settings,
+        golden_rows(spark, snapshot, state, GOLDEN_ROWS_PER_SCENARIO),
+    )
+    version = tracker.log_model(model_folder, lineage)
+    tracker.finish()
+    summarise(results, state, tracker, version)
+    return 0
+
+
+def table_path(settings: RunSettings) -> str:
+    """The training table, below the warehouse where one is given."""
+    table, warehouse = settings.data.table, settings.data.warehouse
+    return table if warehouse is None or Path(table).is_absolute() else f"{warehouse.rstrip('/')}/{table}"
+
+
+def run_to_resume(asked: str | None, folder: Path) -> str | None:
+    """Id of the run to go on with.
+
+    Raises:
+        UserError: It has no whole checkpoint.
+    """
+    if asked is None:
+        return None
+    if asked == "latest":
+        found = [(path.stat().st_mtime, path.parent) for path in folder.glob("*/step-*/manifest.json")]
+        runs = [checkpoint_folder.parent for _, checkpoint_folder in sorted(found)]
+        if not runs:
+            raise UserError(f"--resume latest: no checkpoint below {folder}")
+        return runs[-1].name
+    if checkpoint.latest(folder / asked) is None:
+        raise UserError(f"--resume {asked}: no whole checkpoint in {folder / asked}")
+    return asked
+
+
+def first_epoch(job: TrainingJob) -> int:
+    """Epoch that the run begins with."""
+    newest = checkpoint.latest(Path(job.checkpoint_folder)) if job.resume else None
+    return 0 if newest is None else checkpoint.read(newest)[1].epoch
+
+
+def describe(settings: RunSettings, snapshot: SnapshotRef, state: EncoderState) -> None:
+    """Say what is about to be trained, before anything is paid for."""
+    model = build_model(settings.model, BatchLayout.from_schema(state.model_schema()), settings.training.seed)
+    say(f"table     {snapshot.table} version {snapshot.version}: {snapshot.rows('train'):,} training rows")
+    say(
+        f"model     {settings.model.name}, {num_parameters(model):,} parameters, {len(state.scenario_names)} scenarios "
+        f"x {len(state.task_names)} tasks"
+    )
+
+
+def summarise(results: list[dict[str, Any]], state: EncoderState, tracker: Tracker, version: Any) -> None:
+    """Print the best validation, and where everything is."""
+    history = results[0]["history"]
+    best = next((entry for entry in history if entry["epoch"] == results[0]["best_epoch"]), None)
+    if best is not None:
+        say(f"validation, epoch {best['epoch'] + 1} (best)")
+        names = [(scenario, task) for scenario in state.scenario_names for task in state.task_names]
+        say_table(
+            ["scenario", "task", "rows", "positives", "AUC", "log-loss"],
+            [
+                (*name, cell["rows"], cell["positives"], *(shown(cell[key]) for key in ("auc", "log_loss")))
+                for name, cell in zip(names, best["cells"], strict=True)
+            ],
+        )
+    peak = max(result["peak_memory_bytes"] for result in results) / 2**20
+    say(f"workers   {len(results)}, peak memory of one {peak:,.0f} MiB")
+    say(f"run       {tracker.run_id}")
+    if version is not None:
+        say(f"model     {version.name} version {version.version}, alias challenger")
+
+
+def shown(value: float | None) -> str:
+    """A metric for a table."""
+    return "not defined" if value is None else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,121 @@
+"""Workers on real Spark tasks with real Horovod: failures end the run, soon and with their cause."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from pyspark.sql import SparkSession
+
+from hinet_model.batch import Batch
+from hinet_model.training import launch, worker
+from hinet_model.training.launch import LaunchError
+from hinet_model.training.loop import Trainer
+from hinet_model.training.monitor import TrainingError
+from hinet_model.training.worker import TrainingJob
+
+pytestmark = [pytest.mark.spark, pytest.mark.distributed]
+
+# The workers' processes cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+Jobs = Callable[..., TrainingJob]
+
+STALL_SECONDS = 8
+ENDS_WITHIN = 60
+"""Seconds from the launch to the error, on a busy machine: start-up takes most of them."""
+
+
+def broken_worker(job: TrainingJob, fault: Callable[[], None]) -> dict[str, Any]:
+    """A worker whose rank 1 meets with a fault after its third step."""
+
+    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
+        if trainer.world.rank == 1 and trainer.global_step == 3:
+            fault()
+
+    return worker.main(job, after_step)
+
+
+def raises(job: TrainingJob) -> dict[str, Any]:
+    def fault() -> None:
+        raise ValueError("the fuse has blown")
+
+    return broken_worker(job, fault)
+
+
+def is_killed(job: TrainingJob) -> dict[str, Any]:
+    return broken_worker(job, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def sleeps_for_ever(job: TrainingJob) -> dict[str, Any]:
+    return broken_worker(job, lambda: time.sleep(10_000))
+
+
+def leaves_quietly(job: TrainingJob) -> dict[str, Any]:
+    return broken_worker(job, lambda: sys.exit(0))
+
+
+def failing(spark: SparkSession, job: TrainingJob, entry: launch.Entry) -> str:
+    started = time.monotonic()
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingError) as caught:
+        launch.run(spark, job, lambda report: None, entry)
+    assert time.monotonic() - started < ENDS_WITHIN
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    return str(caught.value)
+
+
+@pytest.fixture
+def two_workers(small_job: Jobs) -> TrainingJob:
+    job = small_job(workers=2, epochs=50)
+    watchdog = job.settings.watchdog.model_copy(
+        update={"stall_seconds": float(STALL_SECONDS), "heartbeat_seconds": 0.2}
+    )
+    settings = job.settings.model_copy(update={"watchdog": watchdog})
+    return TrainingJob(settings, job.snapshot, job.schema, job.checkpoint_folder, job.log_folder)
+
+
+def test_a_worker_that_raises_ends_the_run_with_rank_traceback_and_log(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    text = failing(spark, two_workers, raises)
+    assert text.startswith("rank 1 of 2 raised ValueError: the fuse has blown")
+    assert "in after_step" in text
+    said, host_and_path = text.splitlines()[-1].split(": ")
+    assert said == "log of rank 1"
+    assert "the fuse has blown" in Path(host_and_path.partition(":")[2]).read_text()
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_its_rank_and_place(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    text = failing(spark, two_workers, is_killed)
+    assert text.startswith("rank 1 of 2 ended without a word at epoch 0, step ")
+    assert "killed, or out of memory" in text
+
+
+def test_a_worker_that_sleeps_for_ever_ends_the_run_with_its_rank_and_stack(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    text = failing(spark, two_workers, sleeps_for_ever)
+    assert text.startswith("rank 1 of 2 made no progress for ")
+    assert "time.sleep" in text or "sleeps_for_ever" in text or "fault" in text
+
+
+def test_a_worker_that_leaves_with_exit_code_zero_is_no_success(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    text = failing(spark, two_workers, leaves_quietly)
+    assert "rank 1" in text
+
+
+def test_more_workers_than_task_slots_are_refused_at_once(spark: SparkSession, small_job: Jobs) -> None:
+    with pytest.raises(LaunchError, match=r"training\.workers is 16, but Spark has \d+ task slots"):
+        launch.run(spark, small_job(workers=16, lanes=16), lambda report: None)

@@ -1,0 +1,156 @@
+"""Training in one process: the same code as on many workers, without Horovod."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hinet_model.batch import Batch
+from hinet_model.training import checkpoint
+from hinet_model.training.checkpoint import CheckpointError
+from hinet_model.training.loop import NonFiniteLossError, Trainer
+from hinet_model.training.reports import ReportList
+from hinet_model.training.watchdog import Progress
+from hinet_model.training.worker import TrainingJob, train
+from hinet_model.training.world import LocalWorld
+
+Jobs = Callable[..., TrainingJob]
+
+
+def run(job: TrainingJob, after_step: Any = None) -> tuple[dict[str, Any], ReportList]:
+    reporter = ReportList()
+    return train(job, LocalWorld(), reporter, Progress(), after_step), reporter
+
+
+def final_weights(job: TrainingJob) -> dict[str, torch.Tensor]:
+    newest = checkpoint.latest(Path(job.checkpoint_folder))
+    assert newest is not None
+    weights: dict[str, torch.Tensor] = checkpoint.read(newest)[0]["model"]
+    return weights
+
+
+def assert_same_weights(one: TrainingJob, other: TrainingJob) -> None:
+    ours, theirs = final_weights(one), final_weights(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_the_model_learns_and_every_row_enters_the_loss_once_an_epoch(small_job: Jobs) -> None:
+    seen: list[torch.Tensor] = []
+    result, reporter = run(small_job(epochs=6), lambda trainer, batch, loss: seen.append(batch.row_ids))
+    losses = [entry["train_loss"] for entry in result["history"]]
+    assert losses[-1] < 0.8 * losses[0]
+    assert result["history"][-1]["mean_auc"] > 0.6
+    row_ids, counts = np.unique(torch.cat(seen).numpy(), return_counts=True)
+    assert len(row_ids) == 2003
+    assert set(counts) == {6}
+    kinds = [report["kind"] for report in reporter.reports]
+    assert kinds.count("epoch") == kinds.count("checkpoint") == 6
+
+
+def test_equal_seeds_give_equal_weights_and_another_seed_others(small_job: Jobs) -> None:
+    same = [small_job({"dropout": 0.2}, name=name) for name in ("a", "b")]
+    other = small_job({"dropout": 0.2}, name="c", seed=1)
+    digests = [run(job)[0]["weights"] for job in (*same, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_resuming_after_an_epoch_gives_the_weights_of_a_run_that_never_stopped(small_job: Jobs) -> None:
+    straight = small_job({"dropout": 0.2}, name="straight", epochs=3)
+    run(straight)
+    run(small_job({"dropout": 0.2}, name="broken", epochs=1))
+    rest = small_job({"dropout": 0.2}, name="broken", epochs=3, resume=True)
+    result, _ = run(rest)
+    assert_same_weights(straight, rest)
+    assert [entry["epoch"] for entry in result["history"]] == [0, 1, 2]
+
+
+class StopAt(ReportList):
+    """A driver that asks to stop when so many steps have been taken."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def __call__(self, trainer: Trainer, batch: Batch, loss: float) -> None:
+        self.stop_requested = self.stop_requested or trainer.global_step >= self.step
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch_to_the_same_weights(small_job: Jobs) -> None:
+    settings = {"model": {"dropout": 0.2}, "epochs": 2, "log_every_steps": 1}
+    straight = small_job(**settings, name="straight")
+    run(straight)
+    broken, stop = small_job(**settings, name="broken"), StopAt(3)
+    result = train(broken, LocalWorld(), stop, Progress(), after_step=stop)
+    assert result["stopped"]
+    assert 3 <= result["global_step"] <= 4
+    rest = small_job(**settings, name="broken", resume=True)
+    run(rest)
+    assert_same_weights(straight, rest)
+
+
+def test_resuming_another_model_is_refused(small_job: Jobs) -> None:
+    run(small_job(name="run", epochs=1))
+    with pytest.raises(CheckpointError, match="other data, model, optimiser or plan"):
+        run(small_job({"embedding_dim": 4}, name="run", resume=True))
+
+
+def test_resuming_without_a_checkpoint_is_refused(small_job: Jobs) -> None:
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run(small_job(name="new", resume=True))
+
+
+def test_best_and_last_checkpoints_are_kept_apart(small_job: Jobs) -> None:
+    job = small_job(epochs=4)
+    result, _ = run(job)
+    folder = Path(job.checkpoint_folder)
+    _, best = checkpoint.read(folder / "best")
+    newest = checkpoint.latest(folder)
+    assert newest is not None
+    assert best.best_epoch == result["best_epoch"] == best.epoch - 1
+    assert checkpoint.read(newest)[1].epoch == 4
+    values = [entry["mean_auc"] for entry in result["history"]]
+    assert result["best_value"] == max(values)
+
+
+def test_patience_ends_a_run_that_gets_no_better(small_job: Jobs) -> None:
+    def scramble(trainer: Trainer, batch: Batch, loss: float) -> None:
+        """From the second epoch on, forget everything."""
+        if trainer.global_step > 8:
+            trainer.model.embedding.weight.data.zero_()
+
+    result, _ = run(small_job(epochs=9, patience=2), scramble)
+    assert result["best_epoch"] == 0
+    assert result["epochs"] == 3
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_step(small_job: Jobs) -> None:
+    def poison(trainer: Trainer, batch: Batch, loss: float) -> None:
+        if trainer.global_step == 2:
+            next(iter(trainer.model.dense_parameters())).data.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteLossError, match="epoch 0, within the 1 steps up to step 2"):
+        run(small_job(log_every_steps=1), poison)
+
+
+def test_a_scenario_and_task_report_their_own_mean_loss(small_job: Jobs) -> None:
+    result, _ = run(small_job(epochs=1))
+    cells = np.array(result["history"][0]["train_cell_losses"])
+    counts = np.array(small_job().snapshot.scenario_rows["train"])
+    # Under proportion weights the loss is the mean over rows, summed over tasks; the last batch is short, so the
+    # mean over steps is close to the mean over rows, not equal.
+    over_rows = float((cells * counts[:, None]).sum() / counts.sum())
+    assert abs(over_rows - result["history"][0]["train_loss"]) < 0.02
+
+
+def test_the_wait_for_data_is_measured(small_job: Jobs) -> None:
+    entry = run(small_job(epochs=1))[0]["history"][0]
+    assert 0 < entry["data_wait_share"] < 1
+    assert entry["rows"] == 2003
+    assert entry["rows_per_second"] > 0
