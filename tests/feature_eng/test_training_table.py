@@ -1,0 +1,129 @@
+"""The training table's layout: what the loader builds on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_eng import training_table
+from feature_eng.contract import to_contract
+from feature_eng.encoder.state import EncoderError, EncoderState, Lookup
+from feature_eng.snapshot import SnapshotRef
+
+pytestmark = pytest.mark.spark
+
+CONTRACT = to_contract(
+    {
+        "name": "shop",
+        "source": {"reader": "tables", "tables": {"log": {"path": "log.csv", "format": "csv"}}},
+        "columns": {"key": ["row"], "user": "user", "item": "item"},
+        "scenario": {"column": "page", "values": {"home": {"in": ["h"]}, "search": {"in": ["s"]}}},
+        "tasks": {"click": {"column": "clicked", "at_least": 1}},
+        "features": {"item": {"kind": "categorical", "column": "item"}},
+        "split": {"method": "random"},
+    }
+)
+STATE = EncoderState(
+    CONTRACT,
+    {"item": Lookup("item", "item")},
+    {"item": pa.array([1, 2])},
+    {"page": "string", "item": "int64"},
+)
+
+
+def encoded_rows(spark: SparkSession, train: int, test: int) -> DataFrame:
+    """Rows sorted by scenario, as a raw log might come: row ids count up."""
+    is_train = F.col("id") < train
+    return spark.range(train + test).select(
+        F.when(is_train, "train").otherwise("test").alias("split"),
+        F.col("id").alias("row_id"),
+        F.when(F.col("id") < train // 2, 0).otherwise(1).cast("int").alias("scenario_index"),
+        (F.col("id") % 2).cast("float").alias("label__click"),
+        (F.col("id") % 3).cast("int").alias("item"),
+    )
+
+
+def row_ids(snapshot: SnapshotRef, split: str) -> list[npt.NDArray[np.int64]]:
+    return [
+        pq.ParquetFile(file.path).read_row_group(group).column("row_id").to_numpy()
+        for file in snapshot.files_of(split)
+        for group in range(len(file.row_groups))
+    ]
+
+
+def test_row_groups_are_near_equal_and_hold_every_row_once(spark: SparkSession, tmp_path: Path) -> None:
+    snapshot = training_table.write(
+        encoded_rows(spark, 5_000, 333), tmp_path / "t", STATE, tmp_path / "encoder", rows_per_group=400
+    )
+    sizes = training_table.group_sizes(snapshot)
+    assert len(sizes["train"]) == 13
+    assert max(sizes["train"]) - min(sizes["train"]) <= 13
+    assert sizes["test"] == [333]
+    assert sizes["validation"] == []
+    ids = np.concatenate(row_ids(snapshot, "train"))
+    assert sorted(ids.tolist()) == list(range(5_000))
+    assert snapshot.scenario_rows == {"train": (2_500, 2_500), "test": (0, 333)}
+    assert snapshot.columns == (
+        ("row_id", "int64"), ("scenario_index", "int32"), ("label__click", "float32"), ("item", "int32"),
+    )  # fmt: skip
+    # Each group is a fair mixture of what came sorted.
+    for group in row_ids(snapshot, "train"):
+        assert 0.35 < (group < 2_500).mean() < 0.65
+        assert np.corrcoef(group[:-1], group[1:])[0, 1] < 0.3
+
+
+def test_few_rows_still_give_train_eight_groups(spark: SparkSession, tmp_path: Path) -> None:
+    snapshot = training_table.write(encoded_rows(spark, 100, 10), tmp_path / "t", STATE, tmp_path / "e")
+    assert training_table.group_sizes(snapshot)["train"] == [13] * 7 + [9]
+
+
+def test_a_rebuild_gives_equal_rows_as_a_new_version(spark: SparkSession, tmp_path: Path) -> None:
+    def build(rows: DataFrame, seed: int) -> SnapshotRef:
+        return training_table.write(rows, tmp_path / "t", STATE, tmp_path / "e", rows_per_group=50, seed=seed)
+
+    rows = encoded_rows(spark, 400, 20)
+    first = build(rows, 0)
+    second = build(rows.orderBy(F.desc("row_id")), 0)
+    other = build(rows, 1)
+    assert (second.version, other.version) == (first.version + 1, first.version + 2)
+
+    def groups(snapshot: SnapshotRef) -> list[list[int]]:
+        return sorted(group.tolist() for group in row_ids(snapshot, "train"))
+
+    assert groups(second) == groups(first)
+    assert groups(other) != groups(first)
+    first.check_files("train")
+
+
+def test_the_table_says_how_it_was_made_and_how_long_versions_stay(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    snapshot = training_table.write(
+        encoded_rows(spark, 20, 2), tmp_path / "t", STATE, tmp_path / "e",
+        retention="interval 90 days", properties={"hinet.data_version": "abc"},
+    )  # fmt: skip
+    assert (snapshot.contract_name, snapshot.contract_fingerprint) == ("shop", CONTRACT.fingerprint)
+    assert (snapshot.encoder_path, snapshot.encoder_digest) == (str(tmp_path / "e"), STATE.digest)
+    detail = spark.sql(f"DESCRIBE DETAIL delta.`{tmp_path / 't'}`").collect()[0]
+    assert detail["partitionColumns"] == ["split"]
+    assert detail["properties"]["hinet.data_version"] == "abc"
+    assert detail["properties"]["delta.enableDeletionVectors"] == "false"
+    assert detail["properties"]["delta.deletedFileRetentionDuration"] == "interval 90 days"
+
+
+def test_a_null_index_is_rejected(spark: SparkSession, tmp_path: Path) -> None:
+    rows = encoded_rows(spark, 20, 2).withColumn("item", F.lit(None).cast("int"))
+    with pytest.raises(Exception, match="NOT NULL constraint violated for column: item"):
+        training_table.write(rows, tmp_path / "t", STATE, tmp_path / "e")
+
+
+def test_no_training_rows_is_said(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="no training rows"):
+        training_table.write(encoded_rows(spark, 0, 5), tmp_path / "t", STATE, tmp_path / "e")

@@ -1,0 +1,129 @@
+"""The job that builds features, end to end on a small log of another shape than MovieLens."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from feature_eng.contract import Contract, to_contract
+from feature_eng.encoder.state import EncoderState
+
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs" / "build_features.py"
+
+
+@pytest.fixture(scope="module")
+def job() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_features", JOB)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["build_features"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def shop_contract() -> Contract:
+    return to_contract(
+        {
+            "name": "shop",
+            "source": {
+                "reader": "tables",
+                "tables": {
+                    "impressions": {
+                        "path": "impressions.csv", "format": "csv",
+                        "types": {"shopper": "integer", "product": "integer", "at": "integer", "clicked": "integer"},
+                    },
+                    "orders": {"path": "orders.json", "format": "json"},
+                },
+            },
+            "columns": {"key": ["shopper", "product", "at"], "user": "shopper", "item": "product", "time": "at"},
+            "scenario": {"column": "page", "values": {"home": {"in": ["home"]}, "search": {"in": ["search"]}}},
+            "tasks": {
+                "click": {"column": "clicked", "equals": 1},
+                "order": {"table": "orders", "join_on": ["shopper", "product"], "within": "1h"},
+            },
+            "features": {
+                "shopper": {"kind": "categorical", "column": "shopper"},
+                "product": {"kind": "categorical", "column": "product"},
+                "tags": {"kind": "multi_valued", "column": "tags", "separator": ";", "slots": 2},
+                "recent": {"kind": "history", "of": "item", "last": 3},
+                "shopper_count": {"kind": "count"},
+                "click_rate": {"kind": "rate", "task": "click"},
+            },
+            "split": {"method": "time"},
+        }
+    )  # fmt: skip
+
+
+def write_log(folder: Path) -> None:
+    """200 impressions, one a minute; every tenth is ordered; two rows are no events."""
+    lines = ["shopper,product,at,page,clicked,tags"]
+    for row in range(200):
+        page = "home" if row % 3 else "search"
+        lines.append(f"{row % 7},{row % 11},{row * 60},{page},{row % 2},a;;b{row % 4}")
+    lines.append("1,1,12000,basket,0,a")
+    lines.append("0,0,0,search,0,a")
+    (folder / "impressions.csv").write_text("\n".join(lines))
+    orders = [{"shopper": row % 7, "product": row % 11, "at": row * 60 + 30} for row in range(0, 200, 10)]
+    (folder / "orders.json").write_text("\n".join(json.dumps(order) for order in orders))
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_log_becomes_a_training_table(
+    job: ModuleType, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log(tmp_path)
+    contract = shop_contract()
+    snapshot = job.build(spark, contract, str(tmp_path), tmp_path / "warehouse")
+    said = capsys.readouterr().out
+    root = tmp_path / "warehouse" / "shop"
+    assert {path.name for path in root.iterdir()} >= {"events", "rejects", "examples", "training", "encoder"}
+    assert [snapshot.rows(split) for split in ("train", "validation", "test")] == [160, 20, 20]
+    rows = [line.split() for line in said.splitlines()]
+    assert ["impressions", "202", "200", "2"] in rows
+    assert "unknown scenario in page" in said
+    assert "duplicate key" in said
+    assert f"snapshot  table {snapshot.table} version {snapshot.version}" in said
+    assert ["home", "train", "106", "53", "10"] in [row[:5] for row in rows]
+    state = EncoderState.load(snapshot.encoder_path)
+    assert (state.digest, snapshot.contract_fingerprint) == (snapshot.encoder_digest, contract.fingerprint)
+    table = pq.ParquetFile(snapshot.files_of("test")[0].path).read()
+    assert table.num_rows == 20
+    assert not any(column.null_count for column in table.columns)
+    assert np.unique(table.column("shopper").to_numpy()).tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+    again = job.build(spark, contract, str(tmp_path), tmp_path / "warehouse")
+    assert again.version > snapshot.version
+    assert again.encoder_digest == snapshot.encoder_digest
+    assert again.scenario_rows == snapshot.scenario_rows
+    snapshot.check_files("train")
+
+
+def test_help_shows_examples(job: ModuleType) -> None:
+    text = job.arguments().format_help()
+    assert "spark-submit" in text
+    assert "--set KEY=VALUE" in text
+
+
+def test_a_misspelt_setting_ends_the_job_before_spark_starts(tmp_path: Path) -> None:
+    contract = ROOT / "conf" / "contracts" / "movielens.yml"
+    done = subprocess.run(
+        [sys.executable, str(JOB), "--contract", str(contract), "--set", "split.methd=time",
+         "--warehouse", str(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "did you mean 'split.method'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
