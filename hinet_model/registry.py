@@ -8,6 +8,7 @@ on, so that an alias moved meanwhile cannot mix two models in one result.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -88,6 +89,8 @@ def connect(tracking_uri: str) -> MlflowClient:
         RegistryError: The URI names a folder (MLflow no longer keeps runs in folders), or the store
             does not answer.
     """
+    # Bars for files of a few kilobytes would stand between the lines of a job's log.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     scheme = urlparse(tracking_uri).scheme
     if scheme in ("", "file"):
         raise RegistryError(

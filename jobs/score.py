@@ -109,10 +109,15 @@ def input_table(
         table, table_version = properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION])
         fingerprint = properties.get(CONTRACT_FINGERPRINT)
     if fingerprint != scorer.contract_fingerprint:
-        named = fingerprint[:12] if fingerprint else f"(none: no property {CONTRACT_FINGERPRINT})"
+        wanted = scorer.contract_fingerprint
+        if fingerprint is None:
+            raise UserError(
+                f"{table}: names no contract; if its rows are as {version.uri} expects them, say so: "
+                f"ALTER TABLE delta.`{table}` SET TBLPROPERTIES ('{CONTRACT_FINGERPRINT}' = '{wanted}')"
+            )
         raise UserError(
-            f"{table}: was made by contract {named}; {version.uri} scores rows of contract "
-            f"{scorer.contract_fingerprint[:12]} alone"
+            f"{table}: was made by contract {fingerprint[:12]}; {version.uri} scores rows of contract "
+            f"{wanted[:12]} alone"
         )
     return table, table_version
 

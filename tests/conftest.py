@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+
+from feature_eng.snapshot import SnapshotRef
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +31,32 @@ def spark() -> Iterator[SparkSession]:
     """One Spark session with Delta for all tests: starting one takes seconds."""
     from feature_eng.session import build_session
 
-    session = build_session("tests", {"spark.master": "local[2]"})
+    session = build_session("tests", {"spark.master": "local[4]"})
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def movielens_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Warehouse with MovieLens-100K, whole, as the job builds it."""
+    warehouse = tmp_path_factory.mktemp("movielens") / "warehouse"
+    contract = ROOT / "conf" / "contracts" / "movielens.yml"
+    command = [
+        sys.executable,
+        "jobs/build_features.py",
+        "--contract",
+        str(contract),
+        "--warehouse",
+        str(warehouse),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return warehouse
+
+
+@pytest.fixture(scope="session")
+def movielens_snapshot(spark: SparkSession, movielens_warehouse: Path) -> SnapshotRef:
+    """The pinned training table of MovieLens-100K."""
+    from feature_eng import delta
+
+    return delta.snapshot(spark, movielens_warehouse / "movielens" / "training")
