@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import re
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from job_files import ROOT, parser_of
 
 from feature_eng.contract import load_contract
 from feature_eng.settings import UserError, load_settings
 from hinet_model.config import RunSettings
 
-ROOT = Path(__file__).resolve().parent.parent
 RESOURCES = ROOT / "resources"
 
 # What the bundle's variables without a default may be in a workspace.
@@ -293,19 +291,6 @@ def resolved(text: str, bundle: Bundle, job: dict[str, Any] | None = None) -> st
     defaults = {item["name"]: str(item["default"]) for item in (job or {}).get("parameters", [])}
     text = _JOB_PARAMETER.sub(lambda match: defaults.get(match[1], match[0]), text)
     return _REFERENCE.sub(value, text)
-
-
-@cache
-def parser_of(path: Path) -> argparse.ArgumentParser:
-    """The parser of a job, from its file."""
-    spec = importlib.util.spec_from_file_location(f"bundled_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    parser: argparse.ArgumentParser = module.arguments()
-    return parser
 
 
 # -- the tests -----------------------------------------------------------------------------------------
