@@ -167,6 +167,9 @@ class TrainingSettings(Settings):
     """Epochs between two passes over the validation split."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a better mean AUC; null never stops early."""
+    average_epochs: int = Field(default=0, ge=0)
+    """Last epochs over whose ends the weights are averaged; what is then validated, and kept as the
+    model, is the mean so far. 0 averages nothing."""
     max_steps: int | None = Field(default=None, ge=1)
     """End after this many steps in all (trials); null runs every epoch whole."""
 

@@ -55,7 +55,7 @@ def arguments() -> argparse.ArgumentParser:
         "--source", metavar="PATH", help="folder of the raw files; default: what the reader finds"
     )
     parser.add_argument(
-        "--warehouse", default="warehouse", metavar="DIR", help="where tables go (%(default)s)"
+        "--warehouse", default="local/warehouse", metavar="DIR", help="where tables go (%(default)s)"
     )
     parser.add_argument(
         "--rows-per-group", type=int, default=training_table.ROWS_PER_GROUP, metavar="N",

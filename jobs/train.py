@@ -59,7 +59,7 @@ def main() -> int:
     workers = settings.training.workers
     spark = build_session("train", {"spark.master": f"local[{max(2, workers)}]"})
     try:
-        snapshot = delta.snapshot(spark, table_path(settings), settings.data.version)
+        snapshot = delta.snapshot(spark, settings.data.location, settings.data.version)
         state = EncoderState.load(snapshot.encoder_path)
         if state.digest != snapshot.encoder_digest:
             raise UserError(
@@ -134,12 +134,6 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
     return 0
 
 
-def table_path(settings: RunSettings) -> str:
-    """The training table, below the warehouse where one is given."""
-    table, warehouse = settings.data.table, settings.data.warehouse
-    return table if warehouse is None or Path(table).is_absolute() else f"{warehouse.rstrip('/')}/{table}"
-
-
 def run_to_resume(asked: str | None, folder: Path) -> str | None:
     """Id of the run to go on with.
 
@@ -162,7 +156,7 @@ def run_to_resume(asked: str | None, folder: Path) -> str | None:
 def first_epoch(job: TrainingJob) -> int:
     """Epoch that the run begins with."""
     newest = checkpoint.latest(Path(job.checkpoint_folder)) if job.resume else None
-    return 0 if newest is None else checkpoint.read(newest)[1].epoch
+    return 0 if newest is None else checkpoint.read_position(newest).epoch
 
 
 def describe(settings: RunSettings, snapshot: SnapshotRef, state: EncoderState) -> None:

@@ -86,7 +86,7 @@ def read(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[dict[str
         CheckpointError: Names the file that is missing or not what the manifest says.
     """
     _verify(checkpoint)
-    position = _position(checkpoint)
+    position = read_position(checkpoint)
     state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True)
     return state, position
 
@@ -121,7 +121,8 @@ def prune(folder: Path, keep: int) -> None:
         shutil.rmtree(checkpoint)
 
 
-def _position(checkpoint: Path) -> Position:
+def read_position(checkpoint: Path) -> Position:
+    """Where training goes on after a checkpoint, without reading its state."""
     content = json.loads((checkpoint / "position.json").read_text())
     found = content.pop("format")
     if found != FORMAT:

@@ -78,7 +78,7 @@ class GradientExchange:
         ]
         for bucket, group in zip(self._buckets, groups, strict=True):
             for parameter in group:
-                parameter.register_post_accumulate_grad_hook(self._hook(bucket))
+                parameter.register_post_accumulate_grad_hook(self._hook(bucket))  # type: ignore[no-untyped-call]
         self._last = self._buckets[-1]
 
     def _hook(self, bucket: _Bucket):  # type: ignore[no-untyped-def]

@@ -134,5 +134,6 @@ def export_model(
     """
     saved, position = checkpoint.read(best_or_last(checkpoint_folder))
     logger.info("exporting the model of epoch %d", position.best_epoch + 1)
-    weights: Mapping[str, Any] = saved["model"]
+    # What was validated is the mean, where there is one.
+    weights: Mapping[str, Any] = {**saved["model"], **saved["average"]["mean"]}
     return save_model_folder(target, state, settings.model.model_dump(mode="json"), weights, golden_rows)

@@ -133,8 +133,7 @@ class ReportServer:
             try:
                 connection = self._listener.accept()
             except OSError:
-                if self._closed:
-                    return
+                # Closed by `close`, or a peer that went away while it was let in.
                 time.sleep(0.1)
                 continue
             except Exception as error:  # a stranger: wrong key, or not our protocol

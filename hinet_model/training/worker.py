@@ -27,6 +27,7 @@ from hinet_model.metrics import evaluate_cells, mean_defined
 from hinet_model.models.build import build_model
 from hinet_model.plan import EpochPlan, plan_epoch
 from hinet_model.training import checkpoint
+from hinet_model.training.averaging import WeightAverage
 from hinet_model.training.checkpoint import CheckpointError, Position
 from hinet_model.training.loop import AfterStep, EpochSummary, Trainer
 from hinet_model.training.optimisation import RunOptimisers
@@ -150,6 +151,7 @@ class _Run:
             self.model, settings.optimiser, total_steps=settings.training.epochs * steps_per_epoch
         )
         loss = build_loss(settings, self.layout, job.snapshot.scenario_rows["train"]).to(world.device)
+        self.average = WeightAverage(self.model)
         if job.resume:
             self._resume()
         self._agree_on_weights()
@@ -183,6 +185,7 @@ class _Run:
             )
         self.model.load_state_dict(state["model"])
         self.optimisers.load_state_dict(state["optimisers"])
+        self.average.load_state_dict(state["average"])
         self.position = position
 
     def _agree_on_weights(self) -> None:
@@ -203,6 +206,9 @@ class _Run:
                 self.world.assert_same(plan.hash, "hash of the epoch's plan")
                 last = self._train_epoch(plan, train_reader)
                 ended = last.stopped_at is None
+                if ended and epoch >= settings.epochs - settings.average_epochs:
+                    self.optimisers.settle()
+                    self.average.add()
                 if ended and (epoch + 1) % settings.validate_every_epochs == 0:
                     self._validate(epoch, last, validation_reader)
                 self._checkpoint(epoch, last)
@@ -240,7 +246,9 @@ class _Run:
 
     def _validate(self, epoch: int, summary: EpochSummary, reader: SnapshotReader) -> None:
         plan = self.plan(0, "validation")
-        scores = self.trainer.score(plan, reader.batches(plan, self.world.rank, self.world.size))
+        with self.average.applied():
+            scores = self.trainer.score(plan, reader.batches(plan, self.world.rank, self.world.size))
+            attention = self.model.scenario_attention()
         cells = evaluate_cells(scores.labels, scores.probs, scores.scenario_index, self.layout.num_scenarios)
         mean_auc = mean_defined(cell.auc for cell in cells)
         value = float("-inf") if mean_auc is None else mean_auc
@@ -270,7 +278,6 @@ class _Run:
             history=[*self.position.history, entry],
         )
         if self.world.rank == 0:
-            attention = self.model.scenario_attention()
             self.reporter.send(
                 "epoch",
                 **entry,
@@ -295,7 +302,11 @@ class _Run:
             # A row that decay has not caught up with would be written as it was when last read.
             self.optimisers.settle()
         if due and self.world.rank == 0:
-            state = {"model": self.model.state_dict(), "optimisers": self.optimisers.state_dict()}
+            state = {
+                "model": self.model.state_dict(),
+                "optimisers": self.optimisers.state_dict(),
+                "average": self.average.state_dict(),
+            }
             written = checkpoint.write(self.folder, state, self.position)
             if best:
                 checkpoint.mark_best(self.folder, written)

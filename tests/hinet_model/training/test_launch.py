@@ -21,7 +21,12 @@ from hinet_model.training.loop import Trainer
 from hinet_model.training.monitor import TrainingError
 from hinet_model.training.worker import TrainingJob
 
-pytestmark = [pytest.mark.spark, pytest.mark.distributed]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.distributed,
+    # Horovod's own thread dies of the Spark job that a failing worker takes along.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 # The workers' processes cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

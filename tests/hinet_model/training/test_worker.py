@@ -119,6 +119,33 @@ def test_best_and_last_checkpoints_are_kept_apart(small_job: Jobs) -> None:
     assert result["best_value"] == max(values)
 
 
+def test_the_validated_model_is_the_mean_of_the_last_epochs(small_job: Jobs) -> None:
+    ends: list[torch.Tensor] = []
+
+    def at_epoch_ends(trainer: Trainer, batch: Batch, loss: float) -> None:
+        if trainer.global_step % 8 == 0:
+            ends.append(trainer.model.embedding.weight.detach().clone())
+
+    job = small_job(epochs=4, average_epochs=3)
+    run(job, at_epoch_ends)
+    newest = checkpoint.latest(Path(job.checkpoint_folder))
+    assert newest is not None
+    state, _ = checkpoint.read(newest)
+    assert state["average"]["count"] == 3
+    torch.testing.assert_close(state["average"]["mean"]["embedding.weight"], torch.stack(ends[1:]).mean(0))
+    assert torch.equal(state["model"]["embedding.weight"], ends[3])
+
+
+def test_averaging_changes_no_step_of_the_run(small_job: Jobs) -> None:
+    plain, averaged = (
+        small_job(name="plain", epochs=3),
+        small_job(name="averaged", epochs=3, average_epochs=2),
+    )
+    run(plain)
+    run(averaged)
+    assert_same_weights(plain, averaged)
+
+
 def test_patience_ends_a_run_that_gets_no_better(small_job: Jobs) -> None:
     def scramble(trainer: Trainer, batch: Batch, loss: float) -> None:
         """From the second epoch on, forget everything."""

@@ -1,0 +1,128 @@
+"""One, two and four workers on MovieLens-100K: the same batches, losses and weights."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pyspark.sql import SparkSession
+
+from feature_eng.encoder.state import EncoderState
+from feature_eng.snapshot import SnapshotRef
+from hinet_model.batch import Batch
+from hinet_model.config import ModelSettings, RunSettings, TrainingSettings
+from hinet_model.training import checkpoint, launch, worker
+from hinet_model.training.loop import Trainer
+from hinet_model.training.worker import TrainingJob
+
+pytestmark = [pytest.mark.spark, pytest.mark.distributed, pytest.mark.slow]
+
+# The workers' processes cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@dataclass
+class Outcome:
+    """What a run of one epoch left behind."""
+
+    plan_hashes: set[str]
+    losses: np.ndarray  # type: ignore[type-arg]
+    weights: dict[str, torch.Tensor]
+    row_ids: np.ndarray  # type: ignore[type-arg]
+    results: list[dict[str, Any]]
+
+
+def writes_down_its_rows(job: TrainingJob) -> dict[str, Any]:
+    row_ids: list[torch.Tensor] = []
+    losses: list[float] = []
+
+    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
+        row_ids.append(batch.row_ids)
+        losses.append(loss)
+
+    result = worker.main(job, after_step)
+    np.savez(
+        Path(job.log_folder) / f"rank-{os.environ['HOROVOD_RANK']}.npz",
+        row_ids=torch.cat(row_ids).numpy(),
+        losses=np.array(losses),
+    )
+    return result
+
+
+def outcome(spark: SparkSession, snapshot: SnapshotRef, folder: Path, workers: int) -> Outcome:
+    state = EncoderState.load(snapshot.encoder_path)
+    settings = RunSettings(
+        # No dropout: its draws belong to a rank.
+        model=ModelSettings(
+            sub_experts=2, sub_expert_dims=[32, 16], expert_dims=[16], tower_dims=[8], dropout=0.0
+        ),
+        training=TrainingSettings(epochs=1, batch_size=1024, workers=workers, threads_per_worker=1),
+    )
+    where = folder / str(workers)
+    job = TrainingJob(settings, snapshot, state.model_schema(), str(where), str(where / "logs"))
+    results = launch.run(spark, job, lambda report: None, writes_down_its_rows)
+    ranks = [np.load(path) for path in sorted((where / "logs").glob("*.npz"))]
+    assert len(ranks) == workers
+    newest = checkpoint.latest(where)
+    assert newest is not None
+    return Outcome(
+        plan_hashes={result["plan_hash"] for result in results},
+        losses=ranks[0]["losses"],
+        weights=checkpoint.read(newest)[0]["model"],
+        row_ids=np.concatenate([rank["row_ids"] for rank in ranks]),
+        results=results,
+    )
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    spark: SparkSession, movielens_snapshot: SnapshotRef, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Outcome]:
+    folder = tmp_path_factory.mktemp("world-sizes")
+    return {workers: outcome(spark, movielens_snapshot, folder, workers) for workers in (1, 2, 4)}
+
+
+def test_the_plan_hash_is_the_same(outcomes: dict[int, Outcome]) -> None:
+    assert len(set.union(*(found.plan_hashes for found in outcomes.values()))) == 1
+
+
+def test_the_losses_of_every_step_are_the_same(outcomes: dict[int, Outcome]) -> None:
+    assert len(outcomes[1].losses) == 79
+    for workers in (2, 4):
+        np.testing.assert_allclose(outcomes[workers].losses, outcomes[1].losses, rtol=0, atol=1e-5)
+
+
+def test_the_weights_after_an_epoch_are_the_same(outcomes: dict[int, Outcome]) -> None:
+    for workers in (2, 4):
+        for name, expected in outcomes[1].weights.items():
+            torch.testing.assert_close(outcomes[workers].weights[name], expected, rtol=0, atol=1e-4, msg=name)
+
+
+def test_all_workers_of_a_run_hold_the_same_weights_to_the_bit(outcomes: dict[int, Outcome]) -> None:
+    for found in outcomes.values():
+        assert len({result["weights"] for result in found.results}) == 1
+
+
+def test_every_training_row_enters_the_loss_exactly_once(
+    outcomes: dict[int, Outcome], movielens_snapshot: SnapshotRef
+) -> None:
+    files = [file.path for file in movielens_snapshot.files_of("train")]
+    expected = np.sort(
+        np.concatenate([pq.read_table(path, columns=["row_id"])["row_id"].to_numpy() for path in files])
+    )
+    assert len(np.unique(expected)) == 80_003
+    for found in outcomes.values():
+        np.testing.assert_array_equal(np.sort(found.row_ids), expected)
+
+
+def test_the_peak_memory_of_every_worker_is_told(outcomes: dict[int, Outcome]) -> None:
+    for found in outcomes.values():
+        assert all(2**27 < result["peak_memory_bytes"] < 2**32 for result in found.results)
