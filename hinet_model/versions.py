@@ -13,9 +13,10 @@ import importlib.metadata
 import platform
 import sys
 
-from feature_eng.settings import UserError
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from feature_eng.settings import UserError
 
 PACKAGE = "hinet-on-spark"
 CHECKED = ("pyspark", "delta-spark", "petastorm", "pyarrow", "numpy", "torch", "horovod", "mlflow")

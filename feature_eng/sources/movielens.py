@@ -80,10 +80,9 @@ def _read_package() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 def _read_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     parquet = folder / "ratings.parquet"
-    if parquet.exists():
-        ratings = pd.read_parquet(parquet)
-    else:
-        ratings = _read_dat(folder / "ratings.dat", _RATING_COLUMNS)
+    ratings = (
+        pd.read_parquet(parquet) if parquet.exists() else _read_dat(folder / "ratings.dat", _RATING_COLUMNS)
+    )
     ratings = ratings[[name for name in _COLUMNS if name in ratings]].apply(_integers)
     users = _read_dat(folder / "users.dat", _USER_COLUMNS)
     movies = _read_dat(folder / "movies.dat", ["movie_id", "title", "genres"])
