@@ -195,7 +195,9 @@ def summarise(cells: list[Cell], state: EncoderState, snapshot: SnapshotRef, com
     say(f"encoder   {len(state.fields)} inputs, {compared:,} rows encoded alike by Spark and Arrow")
     for split, sizes in training_table.group_sizes(snapshot).items():
         if sizes:
-            say(f"{split + ' ':<10}{sum(sizes):,} rows in {len(sizes)} row groups of {sizes[-1]:,} to {sizes[0]:,}")
+            say(
+                f"{split + ' ':<10}{sum(sizes):,} rows in {len(sizes)} row groups of {sizes[-1]:,} to {sizes[0]:,}"
+            )
     say(f"encoder   {snapshot.encoder_path}")
     say(f"snapshot  table {snapshot.table} version {snapshot.version}")
 
