@@ -67,7 +67,7 @@ def main() -> int:
                 "made with; build the features again"
             )
         describe(settings, snapshot, state)
-        tracker = Tracker(settings.mlflow, Path(settings.checkpoint.folder) / "tracking")
+        tracker = Tracker(settings.mlflow, Path(settings.checkpoint.folder))
         resumed = run_to_resume(given.resume, Path(settings.checkpoint.folder))
         run_id = tracker.start_run(resumed)
         folder = Path(settings.checkpoint.folder).absolute() / run_id
@@ -79,7 +79,16 @@ def main() -> int:
             log_folder=str(folder / "logs"),
             resume=resumed is not None,
         )
-        return train(spark, job, state, tracker)
+        try:
+            return train(spark, job, state, tracker)
+        except TrainingError as error:
+            tracker.finish("FAILED")
+            sys.stderr.write(f"error: training failed: {error}\n")
+            sys.stderr.write(f"go on from the last checkpoint, if there is one, with --resume {run_id}\n")
+            return EXIT_TRAINING_FAILED
+        except BaseException as error:
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
     finally:
         spark.stop()
 
@@ -110,15 +119,7 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
         recorder.record(report)
 
     say(f"starting {training.workers} workers; logs in {job.log_folder}")
-    try:
-        results = launch.run(spark, job, on_report)
-    except (TrainingError, KeyboardInterrupt) as error:
-        tracker.finish("FAILED" if isinstance(error, TrainingError) else "KILLED")
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        sys.stderr.write(f"error: training failed: {error}\n")
-        sys.stderr.write(f"go on from the last checkpoint with --resume {tracker.run_id}\n")
-        return EXIT_TRAINING_FAILED
+    results = launch.run(spark, job, on_report)
     recorder.log_outcome(results)
     recorder.log_figures()
     model_folder = export_model(
