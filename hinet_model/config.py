@@ -47,10 +47,34 @@ class ModelSettings(Settings):
     A count is one integer for all, or a mapping. `sub_experts` maps `shared` and
     the scenario names; `shared_experts` maps scenario names; `specific_experts`
     maps task names, or scenario names to such a mapping. A mapping must name all.
+
+    The keys down to `unknown_scenario` hold for every model. Each model says which
+    of the others it reads (`hinet_model.models.model.ModelKind`); one that it does
+    not read must keep its default, or is refused by name.
     """
 
     name: str = "hinet"
-    """Model in the registry of `hinet_model.models.build`."""
+    """Model in the registry of `hinet_model.models.build`: the name of its file."""
+    joint: Literal[True, "per_scenario", "per_task"] = True
+    """true: one model of all scenarios and tasks; else one model per scenario, or per task, with embeddings
+    of its own each (the table is as many times as wide), trained side by side on the same batches."""
+    match_parameters: Literal["hinet"] | None = None
+    """hinet: scale `expert_dims` until the dense parameters are as many (within 2 %) as those of a joint
+    HiNet of this very section, whose keys are then allowed beside the model's own."""
+    ctcvr: Literal["direct", "product"] = "direct"
+    """product: the model learns the second task given the first, and answers with the product of both (ESMM,
+    SIGIR 2018), so that P(ctcvr_task) <= P(ctr_task) always."""
+    ctr_task: str | None = None
+    """Task that comes first, for `ctcvr: product`: click."""
+    ctcvr_task: str | None = None
+    """Task that presupposes it, for `ctcvr: product`: order."""
+    normalisation: Literal["none", "layer", "scenario"] = "none"
+    """Of the features that enter: layer: each row by itself; scenario: by running statistics and with scales
+    of the row's scenario (partitioned normalisation of STAR). A row's score never depends on its batch."""
+    unknown_scenario: str | None = None
+    """Scenario as which a row of an unknown one is scored; null refuses such a row by name."""
+    input_dropout: Rate = 0.0
+    """Dropout on the features a row enters with."""
     embedding_dim: Count = 16
     """Width of one row of the fused embedding table."""
     embedding_std: float = Field(default=0.01, gt=0.0, le=1.0)
@@ -64,7 +88,8 @@ class ModelSettings(Settings):
     specific_experts: Count | dict[str, Count | dict[str, Count]] = 2
     """Experts of the task layer that one (scenario, task) pair owns."""
     expert_dims: Widths = Field(default=[128, 64])
-    """Widths of a task-layer expert's layers, each followed by ReLU."""
+    """Widths of a task-layer expert's layers, each followed by ReLU; in other models those of an expert, or
+    of whatever stands between the features and the towers."""
     tower_dims: list[Count] = Field(default=[64])
     """Hidden widths of a tower; the last layer to one logit is added to them."""
     scenario_embedding_dim: Count = 64
@@ -73,12 +98,22 @@ class ModelSettings(Settings):
     """False: the outputs of (sub-)experts are averaged (ablation without gates)."""
     hierarchy: bool = True
     """False: no scenario layer, the task layer reads the features (ablation)."""
-    scenario_attention: Literal["full", "none"] = "full"
-    """none: no attention over the other scenarios, `C = [G, S]` (ablation)."""
-    scenario_attention_input: Literal["indicator"] = "indicator"
-    """What the attention reads; the indicator makes its weights one table per model."""
-    input_dropout: Rate = 0.0
-    """Dropout on the features a row enters with."""
+    scenario_attention: Literal["full", "top_k", "none"] = "full"
+    """none: no attention over the other scenarios, `C = [G, S]` (ablation); top_k: over the `top_k` others
+    that matter most, whose extractors alone are computed for a row."""
+    top_k: Count = 4
+    """Others that a scenario listens to under `scenario_attention: top_k`; at least all others: full."""
+    scenario_attention_input: Literal["indicator", "features"] = "indicator"
+    """What the attention reads: the indicator makes its weights one table per model; features adds
+    `scenario_features`, and every row has weights of its own (not with top_k)."""
+    scenario_features: list[str] = Field(default=[])
+    """Features of the contract that `scenario_attention_input: features` adds to the indicator."""
+    experts: Count = 4
+    """Experts that everybody shares (mmoe, hmoe, flat_moe, m3oe)."""
+    levels: Count = 2
+    """Levels of customised gate control that are stacked (ple)."""
+    gate_dim: Count = 32
+    """Hidden width of the gates that scale layers (pepnet)."""
     dropout: Rate = 0.0
     """Dropout after every layer of the sub-experts."""
     expert_dropout: Rate = 0.0

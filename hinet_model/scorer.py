@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
@@ -33,6 +33,7 @@ from feature_eng.settings import UserError, validate
 from hinet_model.batch import BatchLayout
 from hinet_model.config import ModelSettings
 from hinet_model.models.build import build_model
+from hinet_model.models.model import ScenarioModel
 
 FORMAT = 1
 """Version of the folder's layout. Raise it when weights of old folders would mean something else."""
@@ -62,7 +63,7 @@ class Scorer:
         batch_rows: Rows scored at a time, which bounds memory.
     """
 
-    def __init__(self, state: EncoderState, model: nn.Module, batch_rows: int = _BATCH_ROWS) -> None:
+    def __init__(self, state: EncoderState, model: ScenarioModel, batch_rows: int = _BATCH_ROWS) -> None:
         self.state = state
         self.layout = BatchLayout.from_schema(state.model_schema())
         self.raw_schema = pa.schema(arrow.raw_columns(state))

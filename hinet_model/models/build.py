@@ -1,21 +1,57 @@
-"""From a configuration to a model: names become plain integers here, and nowhere else."""
+"""From a configuration to a model: names become plain integers here and in each model's ``_build``, nowhere else."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
+import hinet_model.models as package
 from feature_eng.settings import ConfigError
 from hinet_model.batch import BatchLayout
 from hinet_model.config import ModelSettings
-from hinet_model.models.hinet import HiNet, HiNetSizes
-from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.models.counts import unknown_name
+from hinet_model.models.ctcvr import CtcvrProduct
+from hinet_model.models.features import build_embedding
+from hinet_model.models.matching import matching_widths
+from hinet_model.models.model import ModelKind, ScenarioModel
+from hinet_model.models.separate import SeparateModels
+
+COMMON_KEYS = frozenset(
+    {
+        "name",
+        "embedding_dim",
+        "embedding_std",
+        "joint",
+        "match_parameters",
+        "ctcvr",
+        "ctr_task",
+        "ctcvr_task",
+        "normalisation",
+        "unknown_scenario",
+        "input_dropout",
+    }
+)
+"""Settings that hold for every model, whatever its file says."""
 
 
-def build_model(settings: ModelSettings, layout: BatchLayout, seed: int) -> HiNet:
+def _declared() -> Iterator[tuple[str, ModelKind]]:
+    for module in pkgutil.iter_modules(package.__path__):
+        kind = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "MODEL", None)
+        if kind is not None:
+            yield module.name, kind
+
+
+REGISTRY: dict[str, ModelKind] = dict(_declared())
+"""Models by name: every file of this package that declares a ``MODEL``."""
+
+
+def build_model(settings: ModelSettings, layout: BatchLayout, seed: int) -> ScenarioModel:
     """Build the configured model with initial weights that depend on ``seed`` alone.
 
     The global random state is neither read nor changed.
@@ -26,118 +62,114 @@ def build_model(settings: ModelSettings, layout: BatchLayout, seed: int) -> HiNe
         seed: Seeds the initial weights.
 
     Raises:
-        ConfigError: An unknown model, or counts that do not fit the data's scenarios and tasks; all
-            faults at once.
+        ConfigError: An unknown model, keys that it does not read, or names and counts that do not fit the
+            data's scenarios and tasks.
     """
     if settings.name not in REGISTRY:
-        raise ConfigError([_unknown("model.name", settings.name, list(REGISTRY))])
-    model = REGISTRY[settings.name](settings, layout)
+        raise ConfigError([unknown_name("model.name", settings.name, list(REGISTRY))])
+    check_settings(settings, layout)
+    if settings.match_parameters is not None:
+        settings = _matched(settings, layout)
+    model = _assembled(settings, layout)
     model.reset_parameters(torch.Generator().manual_seed(seed))
     return model
 
 
-def build_embedding(settings: ModelSettings, layout: BatchLayout) -> FusedEmbedding:
-    """The fused embedding of a layout's fields."""
-    spans = [(field.positions[0], field.positions[-1] + 1) for field in layout.slot_fields]
-    return FusedEmbedding(
-        layout.num_embeddings,
-        settings.embedding_dim,
-        spans,
-        [field.pooled for field in layout.slot_fields],
-        layout.num_numbers,
-        settings.embedding_std,
-    )
-
-
-def hinet_sizes(settings: ModelSettings, scenarios: Sequence[str], tasks: Sequence[str]) -> HiNetSizes:
-    """Translate counts per name into counts per position.
-
-    Raises:
-        ConfigError: Names that are missing, or that the data do not have.
-    """
-    faults: list[str] = []
-    sub_experts = _counts("model.sub_experts", settings.sub_experts, ("shared", *scenarios), faults)
-    shared = _counts("model.shared_experts", settings.shared_experts, scenarios, faults)
-    specific = _specific(settings.specific_experts, scenarios, tasks, faults)
-    if faults:
-        raise ConfigError(faults)
-    return HiNetSizes(
-        sub_experts=sub_experts,
-        sub_expert_dims=tuple(settings.sub_expert_dims),
-        shared_experts=shared,
-        specific_experts=specific,
-        expert_dims=tuple(settings.expert_dims),
-        tower_dims=tuple(settings.tower_dims),
-        scenario_embedding_dim=settings.scenario_embedding_dim,
-        gates=settings.gates,
-        hierarchy=settings.hierarchy,
-        scenario_attention=settings.scenario_attention == "full",
-        input_dropout=settings.input_dropout,
-        dropout=settings.dropout,
-        expert_dropout=settings.expert_dropout,
-        tower_dropout=settings.tower_dropout,
-    )
-
-
-def _build_hinet(settings: ModelSettings, layout: BatchLayout) -> HiNet:
-    sizes = hinet_sizes(settings, layout.scenario_names, layout.task_names)
-    return HiNet(build_embedding(settings, layout), sizes)
-
-
-REGISTRY: dict[str, Callable[[ModelSettings, BatchLayout], HiNet]] = {"hinet": _build_hinet}
-"""Model builders by name. A new model is one file, one line here and its keys in the settings."""
-
-
-def num_parameters(model: nn.Module) -> int:
+def num_parameters(model: nn.Module | ScenarioModel) -> int:
     """How many numbers a model learns, its embedding table included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _specific(
-    value: int | Mapping[str, int | dict[str, int]],
-    scenarios: Sequence[str],
-    tasks: Sequence[str],
-    faults: list[str],
-) -> tuple[tuple[int, ...], ...]:
-    """Specific experts per scenario and task, from one count, a map of tasks, or scenarios of those."""
-    where = "model.specific_experts"
-    if isinstance(value, int):
-        return ((value,) * len(tasks),) * len(scenarios)
-    if set(value) & set(scenarios) and not set(value) <= set(tasks):
-        faults.extend(_name_faults(where, value, scenarios))
-        return tuple(_counts(f"{where}.{name}", value.get(name, 1), tasks, faults) for name in scenarios)
-    nested = [
-        f"{where}.{name}: a mapping; expected a count"
-        for name, count in value.items()
-        if isinstance(count, dict)
+def num_dense_parameters(model: ScenarioModel) -> int:
+    """How many numbers a model learns beside its embedding table."""
+    return sum(parameter.numel() for parameter in model.dense_parameters())
+
+
+def check_settings(settings: ModelSettings, layout: BatchLayout) -> None:
+    """Refuse keys that the model does not read, and names that the data do not have.
+
+    Raises:
+        ConfigError: All faults at once.
+    """
+    read = COMMON_KEYS | REGISTRY[settings.name].keys
+    if settings.match_parameters is not None:
+        read |= REGISTRY[settings.match_parameters].keys
+    faults = [
+        f"model.{key}: not read by model '{settings.name}'; expected one of its own keys: "
+        f"{', '.join(sorted(REGISTRY[settings.name].keys))}"
+        for key, given in ModelSettings.model_fields.items()
+        if key not in read and getattr(settings, key) != given.get_default()
     ]
-    if nested and set(value) <= set(tasks):
-        faults.extend(nested)
-        return ()
-    if nested:
-        faults.extend(_name_faults(where, value, scenarios))
-        return ()
-    flat = {name: count for name, count in value.items() if isinstance(count, int)}
-    return (_counts(where, flat, tasks, faults),) * len(scenarios)
+    if settings.unknown_scenario is not None and settings.unknown_scenario not in layout.scenario_names:
+        faults.append(
+            unknown_name("model.unknown_scenario", settings.unknown_scenario, layout.scenario_names)
+        )
+    faults += _ctcvr_faults(settings, layout.task_names)
+    if faults:
+        raise ConfigError(faults)
 
 
-def _counts(
-    where: str, value: int | Mapping[str, int], names: Sequence[str], faults: list[str]
-) -> tuple[int, ...]:
-    """One count per name, from one for all or a complete mapping; what is wrong is added to ``faults``."""
-    if isinstance(value, int):
-        return (value,) * len(names)
-    faults.extend(_name_faults(where, value, names))
-    return tuple(value.get(name, 1) for name in names)
+def _ctcvr_faults(settings: ModelSettings, tasks: Sequence[str]) -> list[str]:
+    pair = {"ctr_task": settings.ctr_task, "ctcvr_task": settings.ctcvr_task}
+    if settings.ctcvr == "direct":
+        return [f"model.{key}: needs ctcvr: product" for key, task in pair.items() if task is not None]
+    faults = [f"model.{key}: missing; ctcvr: product needs it" for key, task in pair.items() if task is None]
+    faults += [
+        unknown_name(f"model.{key}", task, tasks) for key, task in pair.items() if task and task not in tasks
+    ]
+    if settings.ctr_task is not None and settings.ctr_task == settings.ctcvr_task:
+        faults.append(f"model.ctcvr_task: is '{settings.ctcvr_task}', the ctr_task; expected two tasks")
+    return faults
 
 
-def _name_faults(where: str, value: Mapping[str, object], names: Sequence[str]) -> list[str]:
-    unknown = [_unknown(f"{where}.{name}", name, names) for name in value if name not in names]
-    missing = [f"{where}: no count for '{name}'" for name in names if name not in value]
-    return unknown + missing
+def _assembled(settings: ModelSettings, layout: BatchLayout) -> ScenarioModel:
+    """The model and what stands around it, its weights not yet drawn."""
+    kind = REGISTRY[settings.name]
+    # Built in any case: it alone sees, and refuses, counts that do not fit the data's names.
+    model = kind.build(settings, layout, build_embedding(settings, layout))
+    if settings.joint is not True:
+        parts = _parts(layout, settings.joint)
+        members = [
+            kind.build(_restricted(settings, part), part, build_embedding(settings, part).without_table())
+            for part in parts
+        ]
+        embedding = build_embedding(settings, layout, times=len(members))
+        model = SeparateModels(embedding, members, settings.joint, layout.num_scenarios)
+    if settings.ctcvr == "product":
+        assert settings.ctr_task is not None
+        assert settings.ctcvr_task is not None
+        tasks = layout.task_names
+        model = CtcvrProduct(model, tasks.index(settings.ctr_task), tasks.index(settings.ctcvr_task))
+    return model
 
 
-def _unknown(where: str, name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    return f"{where}: unknown name '{name}'; expected one of {', '.join(names)}{hint}"
+def _parts(layout: BatchLayout, by: str) -> list[BatchLayout]:
+    if by == "per_scenario":
+        return [replace(layout, scenario_names=(name,)) for name in layout.scenario_names]
+    return [replace(layout, task_names=(name,)) for name in layout.task_names]
+
+
+def _restricted(settings: ModelSettings, part: BatchLayout) -> ModelSettings:
+    """The same settings, without counts of scenarios and tasks that a separate model does not have."""
+    names = {"shared", *part.scenario_names, *part.task_names}
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: kept(count) for name, count in value.items() if name in names}
+
+    counts = ("sub_experts", "shared_experts", "specific_experts")
+    return settings.model_copy(update={key: kept(getattr(settings, key)) for key in counts})
+
+
+def _matched(settings: ModelSettings, layout: BatchLayout) -> ModelSettings:
+    """The settings with ``expert_dims`` at which the model is as large as the HiNet of the same section."""
+    small = replace(layout, num_embeddings=0)
+    target = settings.model_copy(update={"name": settings.match_parameters, "joint": True, "ctcvr": "direct"})
+    wanted = num_dense_parameters(_assembled(target, small))
+
+    def count(widths: list[int]) -> int:
+        return num_dense_parameters(_assembled(settings.model_copy(update={"expert_dims": widths}), small))
+
+    widths = matching_widths(settings.expert_dims, wanted, count)
+    return settings.model_copy(update={"expert_dims": widths})

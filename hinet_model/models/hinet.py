@@ -6,16 +6,22 @@ Source: HiNet: Novel Multi-Scenario & Multi-Task Learning with Hierarchical Info
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch
+from feature_eng.settings import ConfigError
+from hinet_model.batch import Batch, BatchLayout
+from hinet_model.config import ModelSettings
+from hinet_model.models.counts import counts_of, specific_of, unknown_name
+from hinet_model.models.features import build_norm
+from hinet_model.models.model import ModelKind
 from hinet_model.nn.dropout import dropout_
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.expert_group import ScenarioExtractors
+from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
 from hinet_model.nn.routing import check_counts
 from hinet_model.nn.scenario_attention import ScenarioAttention
 from hinet_model.nn.task_layer import TaskLayer
@@ -36,6 +42,8 @@ class HiNetSizes:
         gates: False averages experts and sub-experts.
         hierarchy: False leaves the scenario layer out.
         scenario_attention: False leaves ``A_i`` out.
+        top_k: Others that a scenario listens to; None for all.
+        attention_columns: Places of the features that the attention reads beside the indicator.
         input_dropout: Rate of dropout on the features.
         dropout: Rate of dropout in the sub-experts.
         expert_dropout: Rate of dropout in the task-layer experts.
@@ -52,6 +60,8 @@ class HiNetSizes:
     gates: bool = True
     hierarchy: bool = True
     scenario_attention: bool = True
+    top_k: int | None = None
+    attention_columns: tuple[int, ...] = ()
     input_dropout: float = 0.0
     dropout: float = 0.0
     expert_dropout: float = 0.0
@@ -66,21 +76,29 @@ class HiNet(nn.Module):
     Args:
         embedding: The features of a batch.
         sizes: Sizes and options.
+        norm: Normalises the features, if given.
 
     Shape:
         batch of B rows  ->  ``(B, N)`` logits, of each row's own scenario
     """
 
-    def __init__(self, embedding: FusedEmbedding, sizes: HiNetSizes) -> None:
+    def __init__(
+        self, embedding: FusedEmbedding, sizes: HiNetSizes, norm: RowNorm | ScenarioNorm | None = None
+    ) -> None:
         super().__init__()
         self.num_scenarios = len(sizes.shared_experts)
         self.input_dropout = sizes.input_dropout
         self.embedding = embedding
+        self.norm = norm
         self.attention: ScenarioAttention | None = None
         self.extractors: ScenarioExtractors | None = None
         if sizes.hierarchy:
+            # Listening to all others is what full attention does, with less work per row.
+            top_k = None if (sizes.top_k or self.num_scenarios) >= self.num_scenarios - 1 else sizes.top_k
             if sizes.scenario_attention and self.num_scenarios > 1:
-                self.attention = ScenarioAttention(self.num_scenarios, sizes.scenario_embedding_dim)
+                self.attention = ScenarioAttention(
+                    self.num_scenarios, sizes.scenario_embedding_dim, top_k, sizes.attention_columns
+                )
             self.extractors = ScenarioExtractors(
                 embedding.out_dim,
                 sizes.sub_experts,
@@ -88,6 +106,7 @@ class HiNet(nn.Module):
                 sizes.dropout,
                 gates=sizes.gates,
                 attention=self.attention is not None,
+                top_k=top_k,
             )
         self.task_layer = TaskLayer(
             embedding.out_dim if self.extractors is None else self.extractors.out_dim,
@@ -102,7 +121,7 @@ class HiNet(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all parameters anew from ``generator`` alone."""
-        for part in (self.embedding, self.attention, self.extractors, self.task_layer):
+        for part in (self.embedding, self.norm, self.attention, self.extractors, self.task_layer):
             if part is not None:
                 part.reset_parameters(generator)
 
@@ -111,8 +130,14 @@ class HiNet(nn.Module):
         return (parameter for parameter in self.parameters() if parameter is not self.embedding.weight)
 
     def scenario_attention(self) -> Tensor | None:
-        """The attention table ``(M, M)``; None for one scenario, or where attention is switched off."""
-        return None if self.attention is None else self.attention()
+        """The attention table ``(M, M)``.
+
+        None for one scenario, where attention is switched off, and where it depends on the row.
+        """
+        if self.attention is None or self.attention.varies:
+            return None
+        table: Tensor = self.attention()
+        return table
 
     def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Score a batch.
@@ -125,10 +150,101 @@ class HiNet(nn.Module):
             ValueError: The batch is not sorted for this model's scenarios.
         """
         check_counts(batch.scenario_counts, self.num_scenarios, batch.num_rows)
-        x_BD = dropout_(self.embedding(batch, rows), self.input_dropout, self.training)
+        x_BD = self.embedding(batch, rows)
+        dtype = x_BD.dtype
+        if self.norm is not None:
+            x_BD = self.norm(x_BD, batch)
+        attention = None
+        per_row = self.attention is not None and self.attention.varies
+        if self.attention is not None:
+            attention = self.attention.of_rows(x_BD, batch) if per_row else self.attention()
+        x_BD = dropout_(x_BD, self.input_dropout, self.training)
         if self.extractors is not None:
-            x_BD = self.extractors(
-                x_BD, batch.scenario_index, batch.scenario_counts, self.scenario_attention()
-            )
+            x_BD = self.extractors(x_BD, batch.scenario_index, batch.scenario_counts, attention, per_row)
         logits: Tensor = self.task_layer(x_BD, batch.scenario_counts)
-        return logits.float()
+        return logits.to(dtype)
+
+
+def hinet_sizes(settings: ModelSettings, scenarios: Sequence[str], tasks: Sequence[str]) -> HiNetSizes:
+    """Translate counts per name into counts per position.
+
+    Raises:
+        ConfigError: Names that are missing, or that the data do not have; settings that contradict each other.
+    """
+    faults: list[str] = []
+    sub_experts = counts_of("model.sub_experts", settings.sub_experts, ("shared", *scenarios), faults)
+    shared = counts_of("model.shared_experts", settings.shared_experts, scenarios, faults)
+    specific = specific_of("model.specific_experts", settings.specific_experts, scenarios, tasks, faults)
+    by_features = settings.scenario_attention_input == "features"
+    if by_features and settings.scenario_attention != "full":
+        faults.append("model.scenario_attention_input: features needs scenario_attention: full")
+    if by_features != bool(settings.scenario_features):
+        faults.append(
+            "model.scenario_features: needs scenario_attention_input: features, and the other way round"
+        )
+    if faults:
+        raise ConfigError(faults)
+    return HiNetSizes(
+        sub_experts=sub_experts,
+        sub_expert_dims=tuple(settings.sub_expert_dims),
+        shared_experts=shared,
+        specific_experts=specific,
+        expert_dims=tuple(settings.expert_dims),
+        tower_dims=tuple(settings.tower_dims),
+        scenario_embedding_dim=settings.scenario_embedding_dim,
+        gates=settings.gates,
+        hierarchy=settings.hierarchy,
+        scenario_attention=settings.scenario_attention != "none",
+        top_k=settings.top_k if settings.scenario_attention == "top_k" else None,
+        input_dropout=settings.input_dropout,
+        dropout=settings.dropout,
+        expert_dropout=settings.expert_dropout,
+        tower_dropout=settings.tower_dropout,
+    )
+
+
+def _attention_columns(
+    names: Sequence[str], layout: BatchLayout, embedding: FusedEmbedding
+) -> tuple[int, ...]:
+    """Places of named features in a row of features."""
+    places = {field.name: embedding.columns_of(number) for number, field in enumerate(layout.slot_fields)}
+    first = len(layout.slot_fields) * embedding.dim
+    places |= {name: [first + number] for number, name in enumerate(layout.number_columns)}
+    unknown = [
+        unknown_name("model.scenario_features", name, list(places)) for name in names if name not in places
+    ]
+    if unknown:
+        raise ConfigError(unknown)
+    return tuple(column for name in names for column in places[name])
+
+
+def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> HiNet:
+    sizes = hinet_sizes(settings, layout.scenario_names, layout.task_names)
+    columns = _attention_columns(settings.scenario_features, layout, embedding)
+    norm = build_norm(settings, layout, embedding.out_dim)
+    return HiNet(embedding, replace(sizes, attention_columns=columns), norm)
+
+
+MODEL = ModelKind(
+    _build,
+    keys=frozenset(
+        {
+            "sub_experts",
+            "sub_expert_dims",
+            "shared_experts",
+            "specific_experts",
+            "expert_dims",
+            "tower_dims",
+            "scenario_embedding_dim",
+            "gates",
+            "hierarchy",
+            "scenario_attention",
+            "top_k",
+            "scenario_attention_input",
+            "scenario_features",
+            "dropout",
+            "expert_dropout",
+            "tower_dropout",
+        }
+    ),
+)

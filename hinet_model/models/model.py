@@ -1,22 +1,26 @@
-"""What the loop, the scorer and the conformance suite rely on in any model."""
+"""What the loop, the scorer and the conformance suite rely on in any model, and what its file declares."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch
+from hinet_model.batch import Batch, BatchLayout
+from hinet_model.config import ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 
 
 class ScenarioModel(Protocol):
     """A `torch.nn.Module` that scores every task for each row's own scenario."""
 
-    embedding: FusedEmbedding
-    """The fused table; its weight is trained by a table optimiser, apart from all other parameters."""
+    @property
+    def embedding(self) -> FusedEmbedding:
+        """The fused table; its weight is trained by a table optimiser, apart from all other parameters."""
+        ...
 
     def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Logits ``(B, N)``; ``rows (U, D)`` stands in for the table's rows of ``batch.unique_ids``."""
@@ -30,6 +34,32 @@ class ScenarioModel(Protocol):
         """Switch dropout off, as `torch.nn.Module` does."""
         ...
 
+    def to(self, device: torch.device) -> Any:
+        """Move parameters and buffers, as `torch.nn.Module` does."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All parts, as `torch.nn.Module` has them."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, as `torch.nn.Module` has them."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters by name, as `torch.nn.Module` has them."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and buffers, as `torch.nn.Module` has them."""
+        ...
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take parameters and buffers, as `torch.nn.Module` does."""
+        ...
+
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all parameters anew from ``generator`` alone."""
         ...
@@ -41,3 +71,20 @@ class ScenarioModel(Protocol):
     def dense_parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter but the embedding table."""
         ...
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A model as its file declares it, in a constant named ``MODEL``.
+
+    Args:
+        build: Makes the model, its initial weights not yet drawn, for a layout's scenarios and tasks, on the
+            features of an embedding. Counts that do not fit are a `feature_eng.settings.ConfigError`.
+        keys: Keys of `ModelSettings` that it reads, beyond those that hold for every model.
+        exempt: Properties of the conformance suite that it rightly does not have, each with the reason. The
+            suite tests that the exemption is needed.
+    """
+
+    build: Callable[[ModelSettings, BatchLayout, FusedEmbedding], ScenarioModel]
+    keys: frozenset[str]
+    exempt: Mapping[str, str] = field(default_factory=dict)

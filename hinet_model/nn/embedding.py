@@ -49,7 +49,13 @@ class FusedEmbedding(nn.Module):
         self.std = std
         self.spans = [(start, stop, many) for (start, stop), many in zip(slot_spans, pooled, strict=True)]
         self.out_dim = len(self.spans) * dim + num_numbers
-        self.weight = nn.Parameter(torch.empty(num_embeddings, dim))
+        self.weight: Tensor = nn.Parameter(torch.empty(num_embeddings, dim))
+
+    def without_table(self) -> FusedEmbedding:
+        """Give the table up, for one that is always given its rows from outside; returns itself."""
+        del self.weight
+        self.weight = torch.empty(0, self.dim)
+        return self
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all rows anew."""
@@ -97,3 +103,7 @@ class FusedEmbedding(nn.Module):
             else:
                 runs.append((first, last, many))
         return runs
+
+    def columns_of(self, field: int) -> list[int]:
+        """Places of id feature ``field`` (the how-manieth) in a row of features."""
+        return list(range(field * self.dim, (field + 1) * self.dim))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hinet_model.nn.gate import SoftmaxGates
-from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.mlp import Layers, StackedMLP
+from hinet_model.nn.routing import Segment, segments_of
 
 
 class ScenarioExtractors(nn.Module):
@@ -25,7 +25,8 @@ class ScenarioExtractors(nn.Module):
     scenario (``S_m``), and ``A_i = sum_m a[i, m] S_m``. Since all three are weighted sums of the same
     sub-experts' answers, they are computed as such: the gates' weights are multiplied with the rows of the
     attention table, and one product sums all answers three times. No ``S_m`` is ever formed.
-    Without attention a row needs its own extractor alone, and is sent through no other.
+    Without attention a row needs its own extractor alone, and is sent through no other; with ``top_k`` its own
+    and those of the ``k`` scenarios that its own listens to.
 
     Args:
         in_dim: Width ``D`` of the features.
@@ -33,7 +34,8 @@ class ScenarioExtractors(nn.Module):
         dims: Widths of a sub-expert's layers.
         dropout: Rate of dropout after each of its layers.
         gates: False averages sub-experts.
-        attention: Whether ``forward`` is given an attention table (else ``C = concat[G, S]``).
+        attention: Whether ``forward`` is given attention weights (else ``C = concat[G, S]``).
+        top_k: Others in a row of the attention table that are not zero; None if all may be.
 
     Shape:
         x_BD: ``(B, D)``  ->  ``(B, 3 * H)``, or ``(B, 2 * H)`` without attention
@@ -49,15 +51,18 @@ class ScenarioExtractors(nn.Module):
         dropout: float,
         gates: bool,
         attention: bool,
+        top_k: int | None = None,
     ) -> None:
         super().__init__()
         self.counts = list(counts)
         self.attention = attention
+        self.top_k = top_k if attention else None
         self.sub_experts = StackedMLP(sum(counts), in_dim, dims, dropout)
         self.out_dim = dims[-1] * (3 if attention else 2)
         members = [[[k < count for k in range(max(counts))] for count in counts]]
-        # Without attention a segment's gates are computed apart, so that each extractor is its own bank.
-        banks = members if attention else [[[True] * count] for count in counts]
+        # Where rows are routed an extractor's gates are computed apart, so that each is a bank of its own.
+        together = attention and top_k is None
+        banks = members if together else [[[True] * count] for count in counts]
         self.gates = SoftmaxGates(in_dim, banks, enabled=gates)
         place = torch.tensor(members[0]).flatten().nonzero().flatten()
         group = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
@@ -79,7 +84,12 @@ class ScenarioExtractors(nn.Module):
         self.gates.reset_parameters(generator)
 
     def forward(
-        self, x_BD: Tensor, scenario_index: Tensor, scenario_counts: Sequence[int], table: Tensor | None
+        self,
+        x_BD: Tensor,
+        scenario_index: Tensor,
+        scenario_counts: Sequence[int],
+        attention: Tensor | None,
+        per_row: bool = False,
     ) -> Tensor:
         """Extract what each row's scenario needs.
 
@@ -87,35 +97,79 @@ class ScenarioExtractors(nn.Module):
             x_BD: Features, rows sorted by scenario.
             scenario_index: Scenario of each row. ``(B,)``.
             scenario_counts: Rows of each scenario.
-            table: Attention table ``(M, M)``; None exactly if built without attention.
+            attention: The table ``(M, M)``, or weights of each row; None exactly if built without attention.
+            per_row: ``attention`` is ``(B, M)``.
         """
-        if self.attention:
-            assert table is not None
-            return self._all_sums(x_BD, scenario_index, table)
-        return self._routed(x_BD, scenario_counts)
+        if not self.attention:
+            return self._routed(x_BD, scenario_counts)
+        assert attention is not None
+        if self.top_k is not None:
+            return self._routed_top(x_BD, scenario_counts, attention, self.top_k)
+        return self._all_sums(x_BD, scenario_index, attention, per_row)
 
-    def _all_sums(self, x_BD: Tensor, scenario_index: Tensor, table: Tensor) -> Tensor:
+    def _all_sums(self, x_BD: Tensor, scenario_index: Tensor, attention: Tensor, per_row: bool) -> Tensor:
         answer_EBH = self.sub_experts(x_BD)
         gate_BE = self.gates(x_BD).flatten(1)
         if len(self.place) < gate_BE.shape[1]:
             gate_BE = gate_BE.index_select(1, self.place)
         # The shared extractor is group 0 and gets no attention.
-        attention_ME = nn.functional.pad(table, (1, 0)).index_select(1, self.group)
-        sums_MCE = torch.cat([self.fixed, attention_ME.unsqueeze(1)], dim=1)
-        weight_BCE = gate_BE.unsqueeze(1) * sums_MCE.index_select(0, scenario_index)
+        attention_E = nn.functional.pad(attention, (1, 0)).index_select(1, self.group).unsqueeze(1)
+        if per_row:
+            sums_BCE = torch.cat([self.fixed.index_select(0, scenario_index), attention_E], dim=1)
+        else:
+            sums_BCE = torch.cat([self.fixed, attention_E], dim=1).index_select(0, scenario_index)
+        weight_BCE = gate_BE.unsqueeze(1) * sums_BCE
         return torch.bmm(weight_BCE, answer_EBH.transpose(0, 1)).flatten(1)
 
     def _routed(self, x_BD: Tensor, scenario_counts: Sequence[int]) -> Tensor:
-        layers = self.sub_experts.split(self.counts)
-        weights = self.gates.split()
-
-        def integrate(rows: Tensor, group: int) -> Tensor:
-            answer_EnH = self.sub_experts(rows, layers[group])
-            gate_n1E = self.gates(rows, group, weights[group])
-            return torch.bmm(gate_n1E, answer_EnH.transpose(0, 1)).squeeze(1)
-
+        layers, weights = self.sub_experts.split(self.counts), self.gates.split()
         own = [
-            integrate(x_BD[start:stop], scenario + 1)
+            self._integrate(x_BD[start:stop], scenario + 1, layers[scenario + 1], weights[scenario + 1])
             for scenario, start, stop in segments_of(scenario_counts)
         ]
-        return torch.cat([integrate(x_BD, 0), torch.cat(own)], dim=1)
+        return torch.cat([self._integrate(x_BD, 0, layers[0], weights[0]), torch.cat(own)], dim=1)
+
+    def _routed_top(self, x_BD: Tensor, scenario_counts: Sequence[int], table: Tensor, top_k: int) -> Tensor:
+        """Send the rows of each scenario through its own extractor and those it listens to.
+
+        Work is laid out by extractor: all rows that need one are one product, its weights are not copied.
+        """
+        layers, weights = self.sub_experts.split(self.counts), self.gates.split()
+        segments = segments_of(scenario_counts)
+        heard = table.detach().topk(top_k, dim=1).indices.tolist()
+        listeners: dict[int, list[Segment]] = {}
+        for segment in segments:
+            for scenario in (segment.scenario, *heard[segment.scenario]):
+                listeners.setdefault(scenario, []).append(segment)
+        own: dict[int, Tensor] = {}
+        others: dict[int, Tensor] = {}
+        for scenario, wanted in sorted(listeners.items()):
+            rows = [x_BD[start:stop] for _, start, stop in wanted]
+            answer = self._integrate(
+                rows[0] if len(rows) == 1 else torch.cat(rows),
+                scenario + 1,
+                layers[scenario + 1],
+                weights[scenario + 1],
+            )
+            for (i, _, _), part in zip(
+                wanted, torch.split(answer, [len(part) for part in rows]), strict=True
+            ):
+                if i == scenario:
+                    own[i] = part
+                else:
+                    weighed = table[i, scenario] * part
+                    others[i] = others[i] + weighed if i in others else weighed
+        return torch.cat(
+            [
+                self._integrate(x_BD, 0, layers[0], weights[0]),
+                torch.cat([own[scenario] for scenario, _, _ in segments]),
+                torch.cat([others[scenario] for scenario, _, _ in segments]),
+            ],
+            dim=1,
+        )
+
+    def _integrate(self, rows: Tensor, group: int, layers: Layers, weight: Tensor | None) -> Tensor:
+        """SEI of one extractor. ``(n, H)``"""
+        answer_EnH = self.sub_experts(rows, layers)
+        gate_n1E = self.gates(rows, group, weight)
+        return torch.bmm(gate_n1E, answer_EnH.transpose(0, 1)).squeeze(1)

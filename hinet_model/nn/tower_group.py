@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hinet_model.nn.mlp import Layers, StackedMLP
+from hinet_model.nn.routing import segments_of
 
 
 class TowerGroup(nn.Module):
@@ -51,3 +52,18 @@ class TowerGroup(nn.Module):
         """
         logits: Tensor = self.towers(extract, layers)
         return logits.squeeze(-1).t()
+
+    def route(self, extract_NBH: Tensor, scenario_counts: Sequence[int]) -> Tensor:
+        """The logits of a batch, each row by its own scenario's towers. ``(B, N)``
+
+        Args:
+            extract_NBH: Per task, what the layers before made of the rows, sorted by scenario.
+            scenario_counts: Rows of each scenario.
+        """
+        layers = self.split()
+        return torch.cat(
+            [
+                self(extract_NBH[:, start:stop], layers[scenario])
+                for scenario, start, stop in segments_of(scenario_counts)
+            ]
+        )

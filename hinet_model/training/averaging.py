@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hinet_model.models.model import ScenarioModel
+
 
 class WeightAverage:
     """Running mean of a model's parameters; costs one more copy of them.
@@ -22,7 +24,7 @@ class WeightAverage:
         model: The model. Its buffers are not averaged.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module | ScenarioModel) -> None:
         self._model = model
         self._mean: dict[str, Tensor] = {}
         self.count = 0

@@ -25,6 +25,7 @@ from hinet_model.loading import SnapshotReader
 from hinet_model.losses import MultiTaskLoss, scenario_weights
 from hinet_model.metrics import evaluate_cells, mean_defined
 from hinet_model.models.build import build_model
+from hinet_model.models.model import ScenarioModel
 from hinet_model.plan import EpochPlan, plan_epoch
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
@@ -363,7 +364,7 @@ def run_identity(job: TrainingJob) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def weights_digest(model: torch.nn.Module) -> str:
+def weights_digest(model: torch.nn.Module | ScenarioModel) -> str:
     """sha256 of every tensor of the model, bit by bit."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -11,8 +11,8 @@ from reference import reference_logits
 
 from feature_eng.settings import ConfigError
 from hinet_model.config import ModelSettings
-from hinet_model.models.build import build_model, hinet_sizes
-from hinet_model.models.hinet import HiNet, HiNetSizes
+from hinet_model.models.build import build_model
+from hinet_model.models.hinet import HiNet, HiNetSizes, hinet_sizes
 
 counts = st.integers(1, 3)
 

@@ -1,0 +1,147 @@
+"""M3oE: shared, scenario and task experts side by side, and learned shares of each.
+
+Source: M3oE: Multi-Domain Multi-Task Mixture-of-Experts Recommendation Framework (SIGIR 2024). Features pass a
+star-shaped layer and a skip connection; for scenario ``i`` and task ``j`` the tower then reads
+``sum_k g_ij(h)_k F_k(h) + e_D D_i(h) + e_T T_j(h)``, with
+``D_i = b_D d_i(h) + (1 - b_D) mean of the other d_m(h)`` and ``T_j`` likewise. The four shares ``e`` and ``b`` are
+sigmoids of learned numbers; where there are no others ``b`` is 1 and not learned. Not as in the authors' code, gates
+pass their gradient on to ``h``, and layers are not normalised one by one (`normalisation` does so to the features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hinet_model.batch import Batch, BatchLayout
+from hinet_model.config import ModelSettings
+from hinet_model.models.embedded import EmbeddedModel
+from hinet_model.models.features import embedded
+from hinet_model.models.model import ModelKind
+from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.gate import SoftmaxGates
+from hinet_model.nn.mlp import StackedMLP
+from hinet_model.nn.routing import segments_of
+from hinet_model.nn.tower_group import TowerGroup
+
+
+class M3oE(nn.Module):
+    """Three groups of experts and their fusion.
+
+    Args:
+        in_dim: Width of the features.
+        num_scenarios: Scenarios M.
+        num_tasks: Tasks N.
+        num_experts: Shared experts K.
+        dims: Widths: of the star-shaped layer, then of an expert's layers (of the first again if it is the only one).
+        tower_dims: Hidden widths of a tower.
+        dropout: Rate of dropout in the experts.
+        tower_dropout: Rate of dropout in the towers.
+
+    Shape:
+        x_BD: ``(B, D)``  ->  ``(B, N)`` logits
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        num_scenarios: int,
+        num_tasks: int,
+        num_experts: int,
+        dims: Sequence[int],
+        tower_dims: Sequence[int],
+        dropout: float,
+        tower_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_scenarios, self.num_tasks = num_scenarios, num_tasks
+        width, expert_dims = dims[0], list(dims[1:] or dims)
+        self.centre = StackedMLP(1, in_dim, [width], 0.0, relu_last=False)
+        self.around = StackedMLP(num_scenarios, in_dim, [width], 0.0, relu_last=False)
+        self.skip = StackedMLP(1, in_dim, [width], 0.0)
+        self.counts = [num_experts, num_scenarios, num_tasks]
+        self.experts = StackedMLP(sum(self.counts), width, expert_dims, dropout)
+        self.gates = SoftmaxGates(width, [[[True] * num_experts] * num_tasks] * num_scenarios)
+        self.task_share = nn.Parameter(torch.empty(1))
+        self.scenario_share = nn.Parameter(torch.empty(1))
+        self.own_scenario = nn.Parameter(torch.empty(1)) if num_scenarios > 1 else None
+        self.own_task = nn.Parameter(torch.empty(1)) if num_tasks > 1 else None
+        self.towers = TowerGroup(num_scenarios, num_tasks, expert_dims[-1], tower_dims, tower_dropout)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew; the scenarios' weights near 1, shares near a half."""
+        for part in (self.centre, self.around, self.skip, self.experts, self.gates, self.towers):
+            part.reset_parameters(generator)
+        with torch.no_grad():
+            for weight in self.around.weights:
+                weight.uniform_(0.9, 1.1, generator=generator)
+            for share in (self.task_share, self.scenario_share, self.own_scenario, self.own_task):
+                if share is not None:
+                    share.uniform_(-0.1, 0.1, generator=generator)
+
+    def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
+        h_BD = self._star(x_BD, batch) + self.skip(x_BD).squeeze(0)
+        answer_BEH = self.experts(h_BD).transpose(0, 1)
+        fusion_MNE = self._fusion()
+        gates, towers = self.gates.split(), self.towers.split()
+        logits = []
+        for scenario, start, stop in segments_of(batch.scenario_counts):
+            gate_nNK = self.gates(h_BD[start:stop], scenario, gates[scenario])
+            fixed_nNE = fusion_MNE[scenario].to(gate_nNK.dtype).expand(stop - start, -1, -1)
+            extract_nNH = torch.bmm(torch.cat([gate_nNK, fixed_nNE], dim=2), answer_BEH[start:stop])
+            logits.append(self.towers(extract_nNH.transpose(0, 1), towers[scenario]))
+        return torch.cat(logits)
+
+    def _star(self, x_BD: Tensor, batch: Batch) -> Tensor:
+        around = self.around.split([1] * self.num_scenarios)
+        ((shared, base),) = self.centre.layers()
+        parts = []
+        for scenario, start, stop in segments_of(batch.scenario_counts):
+            ((weight, bias),) = around[scenario]
+            parts.append(self.centre(x_BD[start:stop], [(weight * shared, bias + base)]).squeeze(0))
+        return torch.cat(parts).relu()
+
+    def _fusion(self) -> Tensor:
+        """Weights of the scenario and task experts in each scenario and task's sum. ``(M, N, M + N)``"""
+        like = self.task_share
+        scenario_MM = torch.sigmoid(self.scenario_share) * _shares(
+            self.num_scenarios, self.own_scenario, like
+        )
+        task_NN = torch.sigmoid(self.task_share) * _shares(self.num_tasks, self.own_task, like)
+        return torch.cat(
+            [
+                scenario_MM.unsqueeze(1).expand(-1, self.num_tasks, -1),
+                task_NN.unsqueeze(0).expand(self.num_scenarios, -1, -1),
+            ],
+            dim=2,
+        )
+
+
+def _shares(count: int, own: Tensor | None, like: Tensor) -> Tensor:
+    """``(count, count)``: the own expert's share on the diagonal, the rest spread evenly over the others."""
+    eye = torch.eye(count, dtype=like.dtype, device=like.device)
+    if own is None:
+        return eye
+    share = torch.sigmoid(own)
+    return share * eye + (1 - share) / (count - 1) * (1 - eye)
+
+
+def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+    network = M3oE(
+        embedding.out_dim,
+        layout.num_scenarios,
+        layout.num_tasks,
+        settings.experts,
+        settings.expert_dims,
+        settings.tower_dims,
+        settings.expert_dropout,
+        settings.tower_dropout,
+    )
+    return embedded(settings, layout, embedding, network)
+
+
+MODEL = ModelKind(
+    _build, keys=frozenset({"experts", "expert_dims", "tower_dims", "expert_dropout", "tower_dropout"})
+)

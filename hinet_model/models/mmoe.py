@@ -1,0 +1,92 @@
+"""MMoE: experts that everybody shares, weighed anew by a gate per scenario and task.
+
+Source: Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts (KDD 2018),
+equations 5 to 7: ``y_k = h_k(f_k(x))``, ``f_k(x) = sum_n g_k(x)_n f_n(x)``, ``g_k(x) = softmax(W_k x)``. In the
+joint model each (scenario, task) pair is one of its tasks ``k``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hinet_model.batch import Batch, BatchLayout
+from hinet_model.config import ModelSettings
+from hinet_model.models.embedded import EmbeddedModel
+from hinet_model.models.features import embedded
+from hinet_model.models.model import ModelKind
+from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.gate import SoftmaxGates
+from hinet_model.nn.mlp import StackedMLP
+from hinet_model.nn.routing import segments_of
+from hinet_model.nn.tower_group import TowerGroup
+
+
+class MMoE(nn.Module):
+    """Shared experts; a row meets the gates and towers of its own scenario alone.
+
+    Args:
+        in_dim: Width of the features.
+        num_scenarios: Scenarios M.
+        num_tasks: Tasks N.
+        num_experts: Experts K.
+        dims: Widths of an expert's layers.
+        tower_dims: Hidden widths of a tower.
+        dropout: Rate of dropout in the experts.
+        tower_dropout: Rate of dropout in the towers.
+
+    Shape:
+        x_BD: ``(B, D)``  ->  ``(B, N)`` logits
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        num_scenarios: int,
+        num_tasks: int,
+        num_experts: int,
+        dims: Sequence[int],
+        tower_dims: Sequence[int],
+        dropout: float,
+        tower_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.experts = StackedMLP(num_experts, in_dim, dims, dropout)
+        self.gates = SoftmaxGates(in_dim, [[[True] * num_experts] * num_tasks] * num_scenarios)
+        self.towers = TowerGroup(num_scenarios, num_tasks, dims[-1], tower_dims, tower_dropout)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew."""
+        for part in (self.experts, self.gates, self.towers):
+            part.reset_parameters(generator)
+
+    def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
+        answer_BKH = self.experts(x_BD).transpose(0, 1)
+        gates, towers = self.gates.split(), self.towers.split()
+        logits = []
+        for scenario, start, stop in segments_of(batch.scenario_counts):
+            weight_nNK = self.gates(x_BD[start:stop], scenario, gates[scenario])
+            extract_nNH = torch.bmm(weight_nNK, answer_BKH[start:stop])
+            logits.append(self.towers(extract_nNH.transpose(0, 1), towers[scenario]))
+        return torch.cat(logits)
+
+
+def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+    network = MMoE(
+        embedding.out_dim,
+        layout.num_scenarios,
+        layout.num_tasks,
+        settings.experts,
+        settings.expert_dims,
+        settings.tower_dims,
+        settings.expert_dropout,
+        settings.tower_dropout,
+    )
+    return embedded(settings, layout, embedding, network)
+
+
+MODEL = ModelKind(
+    _build, keys=frozenset({"experts", "expert_dims", "tower_dims", "expert_dropout", "tower_dropout"})
+)

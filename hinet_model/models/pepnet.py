@@ -1,0 +1,124 @@
+"""PEPNet: gates that scale embeddings by the scenario, and layers by the row.
+
+Source: PEPNet: Parameter and Embedding Personalized Network (KDD 2023). Gate NU:
+``d = 2 sigmoid(W' relu(W x + b) + b')``. EPNet: ``O = d(Emb(s) | sg(E)) * E``. PPNet: each layer of each task's
+network is scaled by its part of ``d_task(prior | sg(O))``. The paper's prior is the ids of user, item and author;
+here it is the indicator's embedding, beside the features in `O`. Gradients stop (``sg``) where gates read features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from hinet_model.batch import Batch, BatchLayout
+from hinet_model.config import ModelSettings
+from hinet_model.models.embedded import EmbeddedModel
+from hinet_model.models.features import embedded
+from hinet_model.models.model import ModelKind
+from hinet_model.nn import stop_gradient as stops
+from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.mlp import StackedMLP
+from hinet_model.nn.tower_group import TowerGroup
+
+
+class PEPNet(nn.Module):
+    """Gated features, a gated network per task, and a tower per scenario and task.
+
+    Args:
+        in_dim: Width of the features.
+        num_scenarios: Scenarios M.
+        num_tasks: Tasks N.
+        dims: Widths of a task's network.
+        tower_dims: Hidden widths of a tower.
+        scenario_embedding_dim: Width of the indicator's embedding.
+        gate_dim: Hidden width of the gates.
+        dropout: Rate of dropout in the networks.
+        tower_dropout: Rate of dropout in the towers.
+
+    Shape:
+        x_BD: ``(B, D)``  ->  ``(B, N)`` logits
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        num_scenarios: int,
+        num_tasks: int,
+        dims: Sequence[int],
+        tower_dims: Sequence[int],
+        scenario_embedding_dim: int,
+        gate_dim: int,
+        dropout: float,
+        tower_dropout: float,
+    ) -> None:
+        super().__init__()
+        gate_in = scenario_embedding_dim + in_dim
+        widths = [in_dim, *dims]
+        self.dims = list(dims)
+        self.indicator = nn.Parameter(torch.empty(num_scenarios, scenario_embedding_dim))
+        self.embedding_gate = StackedMLP(1, gate_in, [gate_dim, in_dim], 0.0, relu_last=False)
+        self.layer_gates = StackedMLP(num_tasks, gate_in, [gate_dim, sum(dims)], 0.0, relu_last=False)
+        self.layers = nn.ModuleList(
+            StackedMLP(num_tasks, wide, [narrow], dropout) for wide, narrow in pairwise(widths)
+        )
+        self.towers = TowerGroup(num_scenarios, num_tasks, dims[-1], tower_dims, tower_dropout)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew."""
+        with torch.no_grad():
+            self.indicator.normal_(generator=generator)
+        self.embedding_gate.reset_parameters(generator)
+        self.layer_gates.reset_parameters(generator)
+        for layer in self.layers:
+            assert isinstance(layer, StackedMLP)
+            layer.reset_parameters(generator)
+        self.towers.reset_parameters(generator)
+
+    def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
+        indicator_BD = self.indicator.index_select(0, batch.scenario_index)
+        scale_1BD = self.embedding_gate(torch.cat([indicator_BD, stops.stop_gradient(x_BD)], dim=1))
+        scaled_BD = 2 * torch.sigmoid(scale_1BD.squeeze(0)) * x_BD
+        score_NBL = self.layer_gates(torch.cat([indicator_BD, stops.stop_gradient(scaled_BD)], dim=1))
+        scales = torch.split(2 * torch.sigmoid(score_NBL), self.dims, dim=-1)
+        hidden = scaled_BD
+        for layer, scale_NBH in zip(self.layers, scales, strict=True):
+            hidden = scale_NBH * layer(hidden)
+        return self.towers.route(hidden, batch.scenario_counts)
+
+
+def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+    network = PEPNet(
+        embedding.out_dim,
+        layout.num_scenarios,
+        layout.num_tasks,
+        settings.expert_dims,
+        settings.tower_dims,
+        settings.scenario_embedding_dim,
+        settings.gate_dim,
+        settings.expert_dropout,
+        settings.tower_dropout,
+    )
+    return embedded(settings, layout, embedding, network)
+
+
+MODEL = ModelKind(
+    _build,
+    keys=frozenset(
+        {
+            "expert_dims",
+            "tower_dims",
+            "scenario_embedding_dim",
+            "gate_dim",
+            "expert_dropout",
+            "tower_dropout",
+        }
+    ),
+    exempt={
+        "gates": "its gates scale, they do not choose",
+        "finite_differences": "gates pass no gradient on to the features they read",
+    },
+)

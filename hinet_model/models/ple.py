@@ -1,0 +1,191 @@
+"""PLE: levels of customised gate control, in which what is shared and what is specific stay apart.
+
+Source: Progressive Layered Extraction (RecSys 2020), equations 1 to 6. In the joint model each (scenario, task)
+pair is one of its tasks. A row runs through the shared experts and those of its own scenario's tasks: the shared
+gate of a level, which in the paper weighs the experts of all tasks, weighs the shared ones and those of the
+row's scenario, and is the scenario's own (with one scenario this is the paper's equation 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from feature_eng.settings import ConfigError
+from hinet_model.batch import Batch, BatchLayout
+from hinet_model.config import ModelSettings
+from hinet_model.models.counts import one_count, specific_of
+from hinet_model.models.embedded import EmbeddedModel
+from hinet_model.models.features import embedded
+from hinet_model.models.model import ModelKind
+from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.gate import SoftmaxGates
+from hinet_model.nn.mlp import StackedMLP
+from hinet_model.nn.routing import segments_of
+from hinet_model.nn.tower_group import TowerGroup
+
+
+class ControlLevel(nn.Module):
+    """One level: shared experts, specific ones per scenario and task, a gate per task and (but last) a shared one.
+
+    Args:
+        in_dim: Width of what comes from the level before.
+        shared: Shared experts.
+        specific: Specific experts of each scenario and task.
+        dims: Widths of an expert's layers.
+        dropout: Rate of dropout in the experts.
+        last: No level follows, so nothing shared is handed on.
+
+    Shape:
+        ``N + 1`` streams of rows of one scenario: each task's, and the shared one (the last stands for it):
+        ``(N + 1, n, D)``  ->  ``(N + 1, n, H)``, or ``(N, n, H)`` from the last level
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        shared: int,
+        specific: Sequence[Sequence[int]],
+        dims: Sequence[int],
+        dropout: float,
+        last: bool,
+    ) -> None:
+        super().__init__()
+        self.shared = shared
+        self.specific = [list(tasks) for tasks in specific]
+        self.last = last
+        num_tasks = len(specific[0])
+        self.shared_experts = StackedMLP(shared, in_dim, dims, dropout)
+        self.specific_experts = StackedMLP(sum(sum(tasks) for tasks in specific), in_dim, dims, dropout)
+        task_gates = [
+            [[[True] * shared + [k == j for k, count in enumerate(tasks) for _ in range(count)]]
+             for j in range(num_tasks)]
+            for tasks in specific
+        ]  # fmt: skip
+        # A gate reads its own stream, so that each is a bank of its own: scenario by scenario, task by task.
+        banks = [bank for gates in task_gates for bank in gates]
+        self.task_gates = SoftmaxGates(in_dim, banks)
+        self.shared_gates = None
+        if not last:
+            self.shared_gates = SoftmaxGates(in_dim, [[[True] * (shared + sum(tasks))] for tasks in specific])
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew."""
+        for part in (self.shared_experts, self.specific_experts, self.task_gates, self.shared_gates):
+            if part is not None:
+                part.reset_parameters(generator)
+
+    def forward(self, streams: Tensor, scenario: int) -> Tensor:
+        counts = self.specific[scenario]
+        layers = self.specific_experts.split([sum(tasks) for tasks in self.specific])[scenario]
+        owner = torch.repeat_interleave(
+            torch.arange(len(counts), device=streams.device),
+            torch.tensor(counts, device=streams.device),
+            output_size=sum(counts),
+        )
+        answer_EnH = torch.cat(
+            [self.shared_experts(streams[-1]), self.specific_experts(streams.index_select(0, owner), layers)]
+        )
+        first = scenario * len(counts)
+        task_gates = self.task_gates.split()
+        weights = [self.task_gates(streams[j], first + j, task_gates[first + j]) for j in range(len(counts))]
+        if self.shared_gates is not None:
+            weights.append(self.shared_gates(streams[-1], scenario))
+        weight_nGE = torch.cat(weights, dim=1)
+        return torch.bmm(weight_nGE, answer_EnH.transpose(0, 1)).transpose(0, 1)
+
+
+class PLE(nn.Module):
+    """Stacked levels and towers.
+
+    Args:
+        in_dim: Width of the features.
+        levels: Levels, 1 at least (one level is CGC).
+        shared: Shared experts of a level.
+        specific: Specific experts of each scenario and task in a level.
+        dims: Widths of an expert's layers.
+        tower_dims: Hidden widths of a tower.
+        dropout: Rate of dropout in the experts.
+        tower_dropout: Rate of dropout in the towers.
+
+    Shape:
+        x_BD: ``(B, D)``  ->  ``(B, N)`` logits
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        levels: int,
+        shared: int,
+        specific: Sequence[Sequence[int]],
+        dims: Sequence[int],
+        tower_dims: Sequence[int],
+        dropout: float,
+        tower_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_tasks = len(specific[0])
+        self.levels = nn.ModuleList(
+            ControlLevel(
+                in_dim if level == 0 else dims[-1], shared, specific, dims, dropout, last=level == levels - 1
+            )
+            for level in range(levels)
+        )
+        self.towers = TowerGroup(len(specific), self.num_tasks, dims[-1], tower_dims, tower_dropout)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew."""
+        for level in self.levels:
+            assert isinstance(level, ControlLevel)
+            level.reset_parameters(generator)
+        self.towers.reset_parameters(generator)
+
+    def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
+        towers = self.towers.split()
+        logits = []
+        for scenario, start, stop in segments_of(batch.scenario_counts):
+            streams = x_BD[start:stop].expand(self.num_tasks + 1, -1, -1)
+            for level in self.levels:
+                streams = level(streams, scenario)
+            logits.append(self.towers(streams, towers[scenario]))
+        return torch.cat(logits)
+
+
+def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+    faults: list[str] = []
+    shared = one_count("model.shared_experts", settings.shared_experts, faults)
+    specific = specific_of(
+        "model.specific_experts", settings.specific_experts, layout.scenario_names, layout.task_names, faults
+    )
+    if faults:
+        raise ConfigError(faults)
+    network = PLE(
+        embedding.out_dim,
+        settings.levels,
+        shared,
+        specific,
+        settings.expert_dims,
+        settings.tower_dims,
+        settings.expert_dropout,
+        settings.tower_dropout,
+    )
+    return embedded(settings, layout, embedding, network)
+
+
+MODEL = ModelKind(
+    _build,
+    keys=frozenset(
+        {
+            "levels",
+            "shared_experts",
+            "specific_experts",
+            "expert_dims",
+            "tower_dims",
+            "expert_dropout",
+            "tower_dropout",
+        }
+    ),
+    exempt={"counts_per_scenario": "its shared experts serve all scenarios"},
+)

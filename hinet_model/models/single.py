@@ -1,0 +1,88 @@
+"""Single: a network of its own for every scenario and task; they share the embedding table and nothing else.
+
+Source: the single-task baseline of the multi-task literature, ``y_ij = tower_ij(mlp_ij(x))``. With `joint:
+per_scenario` the tables are apart too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hinet_model.batch import Batch, BatchLayout
+from hinet_model.config import ModelSettings
+from hinet_model.models.embedded import EmbeddedModel
+from hinet_model.models.features import embedded
+from hinet_model.models.model import ModelKind
+from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.mlp import StackedMLP
+from hinet_model.nn.routing import segments_of
+from hinet_model.nn.tower_group import TowerGroup
+
+
+class Single(nn.Module):
+    """One perceptron and tower per scenario and task.
+
+    Args:
+        in_dim: Width of the features.
+        num_scenarios: Scenarios M.
+        num_tasks: Tasks N.
+        dims: Widths of a perceptron's layers.
+        tower_dims: Hidden widths of a tower.
+        dropout: Rate of dropout in the perceptrons.
+        tower_dropout: Rate of dropout in the towers.
+
+    Shape:
+        x_BD: ``(B, D)``  ->  ``(B, N)`` logits
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        num_scenarios: int,
+        num_tasks: int,
+        dims: Sequence[int],
+        tower_dims: Sequence[int],
+        dropout: float,
+        tower_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.counts = [num_tasks] * num_scenarios
+        self.perceptrons = StackedMLP(num_scenarios * num_tasks, in_dim, dims, dropout)
+        self.towers = TowerGroup(num_scenarios, num_tasks, dims[-1], tower_dims, tower_dropout)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw all parameters anew."""
+        self.perceptrons.reset_parameters(generator)
+        self.towers.reset_parameters(generator)
+
+    def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
+        layers, towers = self.perceptrons.split(self.counts), self.towers.split()
+        return torch.cat(
+            [
+                self.towers(self.perceptrons(x_BD[start:stop], layers[scenario]), towers[scenario])
+                for scenario, start, stop in segments_of(batch.scenario_counts)
+            ]
+        )
+
+
+def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+    network = Single(
+        embedding.out_dim,
+        layout.num_scenarios,
+        layout.num_tasks,
+        settings.expert_dims,
+        settings.tower_dims,
+        settings.expert_dropout,
+        settings.tower_dropout,
+    )
+    return embedded(settings, layout, embedding, network)
+
+
+MODEL = ModelKind(
+    _build,
+    keys=frozenset({"expert_dims", "tower_dims", "expert_dropout", "tower_dropout"}),
+    exempt={"gates": "no experts to choose among"},
+)
