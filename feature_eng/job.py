@@ -7,6 +7,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from feature_eng.settings import UserError
@@ -38,12 +39,15 @@ def run_job(main: Callable[[], int | None]) -> NoReturn:
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send log lines to stderr, so that stdout holds summaries alone."""
+    """Send log lines to stderr, so that stdout holds summaries alone.
+
+    Libraries speak from warnings upwards: py4j, for one, tells of every idle connection that it opens anew.
+    """
     logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    # py4j logs every call that reaches into the JVM.
-    logging.getLogger("py4j").setLevel(logging.WARNING)
+    for name in ("feature_eng", "hinet_model", Path(sys.argv[0]).stem):
+        logging.getLogger(name).setLevel(level)
 
 
 def job_parser(description: str, examples: str) -> argparse.ArgumentParser:

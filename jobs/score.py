@@ -18,8 +18,9 @@ from feature_eng import delta
 from feature_eng.job import job_parser, run_job, say, say_table
 from feature_eng.settings import UserError, load_settings
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
-from hinet_model import registry, scoring
+from hinet_model import evaluation, registry, scoring
 from hinet_model.config import RunSettings
+from hinet_model.report.tables import cells_table
 from hinet_model.scorer import Scorer
 
 logger = logging.getLogger("score")
@@ -82,8 +83,11 @@ def main() -> None:
         summarise(spark, output, written, scorer)
     finally:
         spark.stop()
-    say(f"champion  {version.uri}")
     say(f"took {time.monotonic() - started:.0f} s")
+    if "evaluated_against" in version.tags:
+        say(f"\n{version.uri} on its test rows")
+        say(cells_table(evaluation.latest(client, version).challenger_cells))
+    say(f"{given.model_version:<10}{version.uri}")
     say(f"MLflow    mlflow ui --backend-store-uri {settings.mlflow.tracking_uri}")
 
 
