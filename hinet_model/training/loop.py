@@ -231,7 +231,10 @@ class Trainer:
         """
         self.model.eval()
         self.optimisers.settle()
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        nothing = torch.zeros(0, self._num_tasks, device=self.world.device)
+        parts: list[tuple[Tensor, Tensor, Tensor]] = [
+            (nothing.new_zeros(0, dtype=torch.int64), nothing, nothing)
+        ]
         for step in range(plan.num_steps):
             self._progress.enter("data")
             batch = next(batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hinet_model.batch import Batch
 from hinet_model.training import checkpoint
 from hinet_model.training.checkpoint import CheckpointError
 from hinet_model.training.loop import NonFiniteLossError, Trainer
+from hinet_model.training.recording import best_or_last
 from hinet_model.training.reports import ReportList
 from hinet_model.training.watchdog import Progress
 from hinet_model.training.worker import TrainingJob, train
@@ -144,6 +146,16 @@ def test_averaging_changes_no_step_of_the_run(small_job: Jobs) -> None:
     run(plain)
     run(averaged)
     assert_same_weights(plain, averaged)
+
+
+def test_without_validation_rows_the_last_epoch_is_the_model(small_job: Jobs) -> None:
+    job = small_job(epochs=2)
+    snapshot = replace(job.snapshot, files=job.snapshot.files_of("train"))
+    result, _ = run(replace(job, snapshot=snapshot))
+    assert result["best_epoch"] == -1
+    assert result["history"][1]["mean_auc"] is None
+    assert result["history"][1]["train_loss"] < result["history"][0]["train_loss"]
+    assert best_or_last(Path(job.checkpoint_folder)) == checkpoint.latest(Path(job.checkpoint_folder))
 
 
 def test_patience_ends_a_run_that_gets_no_better(small_job: Jobs) -> None:
