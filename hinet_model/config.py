@@ -20,7 +20,10 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 #: How scenario weights are formed; the arithmetic is in `hinet_model.losses`.
-LossScheme = Literal["proportion", "uniform"]
+LossScheme = Literal["proportion", "uniform", "sqrt", "fixed"]
+
+#: How task weights move during training; the arithmetic is in `hinet_model.balance`.
+Balance = Literal["none", "uncertainty", "dwa", "gradnorm", "pcgrad"]
 
 
 class DataSettings(Settings):
@@ -126,9 +129,28 @@ class LossSettings(Settings):
     """How the cross-entropies of scenarios and tasks are weighed against each other."""
 
     scheme: LossScheme = "proportion"
-    """proportion: scenario i weighs its share of the training rows; uniform: all weigh 1/M."""
+    """proportion: scenario i weighs its share of the training rows; sqrt: the root of it; uniform: all weigh
+    1/M; fixed: as `scenario_weights` says."""
+    scenario_weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default={})
+    """Weight alpha_i per scenario name for `scheme: fixed`, which must name all; scaled to a sum of 1."""
     task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default={})
     """Weight beta_j per task name; a task that is not named weighs 1."""
+    balance: Balance = "none"
+    """What else multiplies the tasks' losses, and moves: uncertainty (CVPR 2018), dwa (dynamic weight average,
+    CVPR 2019), gradnorm (ICML 2018); pcgrad (NeurIPS 2020) projects conflicting gradients instead. The last
+    two take one backward pass per task."""
+    balance_rate: float = Field(default=0.01, gt=0.0)
+    """Step of the weights themselves (uncertainty, gradnorm)."""
+    dwa_temperature: float = Field(default=2.0, gt=0.0)
+    """Temperature of dwa's softmax; higher is more even."""
+    gradnorm_alpha: float = Field(default=1.5, ge=0.0)
+    """How strongly gradnorm favours tasks that learn slowly; 0 evens out the norms."""
+
+    @model_validator(mode="after")
+    def _weights_where_fixed(self) -> LossSettings:
+        if (self.scheme == "fixed") != bool(self.scenario_weights):
+            raise ValueError("scenario_weights and scheme: fixed need each other")
+        return self
 
 
 class OptimiserSettings(Settings):

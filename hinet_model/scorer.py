@@ -61,14 +61,22 @@ class Scorer:
         state: The encoder's state.
         model: The model, with its weights.
         batch_rows: Rows scored at a time, which bounds memory.
+        unknown_scenario: Scenario as which rows of an unknown one are scored; None refuses them.
     """
 
-    def __init__(self, state: EncoderState, model: ScenarioModel, batch_rows: int = _BATCH_ROWS) -> None:
+    def __init__(
+        self,
+        state: EncoderState,
+        model: ScenarioModel,
+        batch_rows: int = _BATCH_ROWS,
+        unknown_scenario: str | None = None,
+    ) -> None:
         self.state = state
         self.layout = BatchLayout.from_schema(state.model_schema())
         self.raw_schema = pa.schema(arrow.raw_columns(state))
         self._model = model.eval()
         self._batch_rows = batch_rows
+        self._unknown_scenario = unknown_scenario
 
     @classmethod
     def load(cls, folder: str | Path, threads: int | None = None) -> Scorer:
@@ -100,7 +108,7 @@ class Scorer:
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             cause = str(error).partition("\n")[0]
             raise ScorerError(f"{folder / WEIGHTS_FILE}: not the weights of this model: {cause}") from error
-        scorer = cls(state, model)
+        scorer = cls(state, model, unknown_scenario=settings.unknown_scenario)
         scorer._check_golden(folder / GOLDEN_FILE)
         return scorer
 
@@ -130,7 +138,8 @@ class Scorer:
 
         Raises:
             ScorerError: A raw column is missing.
-            ValueError: A row is of no known scenario; names row and value.
+            ValueError: A row is of no known scenario, and the model's settings name no stand-in
+                (`unknown_scenario`); names row and value.
         """
         return self.score_encoded(self.encode(rows))
 
@@ -143,7 +152,8 @@ class Scorer:
         missing = [name for name in self.raw_schema.names if name not in rows.schema.names]
         if missing:
             raise ScorerError("; ".join(_missing(name, rows.schema.names) for name in missing))
-        return arrow.encode(rows.select(self.raw_schema.names), self.state)
+        raw = rows.select(self.raw_schema.names)
+        return arrow.encode(raw, self.state, unknown_scenario=self._unknown_scenario)
 
     def score_encoded(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Score encoded rows: the second half of :meth:`score`."""
@@ -226,9 +236,11 @@ def save_model_folder(
     plain = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
     torch.save(plain, folder / WEIGHTS_FILE)
     layout = BatchLayout.from_schema(state.model_schema())
-    model = build_model(validate(ModelSettings, model_config, "model"), layout, seed=0)
+    settings = validate(ModelSettings, model_config, "model")
+    model = build_model(settings, layout, seed=0)
     model.load_state_dict(plain)
-    pq.write_table(Scorer(state, model).golden(golden_rows), folder / GOLDEN_FILE)
+    scorer = Scorer(state, model, unknown_scenario=settings.unknown_scenario)
+    pq.write_table(scorer.golden(golden_rows), folder / GOLDEN_FILE)
     return folder
 
 

@@ -39,7 +39,11 @@ def raw_columns(state: EncoderState) -> list[tuple[str, pa.DataType]]:
 
 
 def encode(
-    table: pa.Table | pa.RecordBatch, state: EncoderState, *, labels: bool = False
+    table: pa.Table | pa.RecordBatch,
+    state: EncoderState,
+    *,
+    labels: bool = False,
+    unknown_scenario: str | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Encode raw rows.
 
@@ -48,6 +52,7 @@ def encode(
             and floats are widened; ids never come from floats.
         state: The fitted encoder.
         labels: Also give the labels, which ``table`` must then have, and ``row_id`` where it has that.
+        unknown_scenario: Name of the scenario that a row of an unknown one counts as; None refuses such a row.
 
     Returns:
         Training-table column name -> one value per row: int32 indices, float32 numbers.
@@ -58,7 +63,7 @@ def encode(
     encoded: dict[str, npt.NDArray[Any]] = {}
     if labels and "row_id" in table.schema.names:
         encoded["row_id"] = _plain(table, "row_id").astype(np.int64)
-    encoded["scenario_index"] = _scenario_index(table, state)
+    encoded["scenario_index"] = _scenario_index(table, state, unknown_scenario)
     if labels:
         for task in state.task_names:
             encoded[f"label__{task}"] = _plain(table, f"label__{task}").astype(np.float32)
@@ -150,13 +155,18 @@ def _numbers(values: pa.Array) -> npt.NDArray[np.float64]:
     return numbers
 
 
-def _scenario_index(table: pa.Table | pa.RecordBatch, state: EncoderState) -> Indices:
+def _scenario_index(
+    table: pa.Table | pa.RecordBatch, state: EncoderState, unknown_scenario: str | None
+) -> Indices:
     column = state.contract.scenario.column
     values = _raw(table, column, state.raw_types[column])
     distinct = values.dictionary_encode(null_encoding="encode")
     known = [state.contract.scenario_index(value) for value in distinct.dictionary.to_pylist()]
     places = distinct.indices.to_numpy(zero_copy_only=False)
-    indices: Indices = np.array([-1 if index is None else index for index in known], dtype=np.int32)[places]
+    stand_in = -1 if unknown_scenario is None else state.scenario_names.index(unknown_scenario)
+    indices: Indices = np.array([stand_in if index is None else index for index in known], dtype=np.int32)[
+        places
+    ]
     if (indices < 0).any():
         row = int(np.argmax(indices < 0))
         expected = ", ".join(state.scenario_names)

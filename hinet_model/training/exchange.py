@@ -128,6 +128,16 @@ class GradientExchange:
             assert bucket.pending is not None
             bucket.pending.wait()
 
+    def dense_gradient(self) -> Tensor:
+        """A copy of the summed dense gradients, side by side."""
+        return torch.cat([bucket.gradients for bucket in self._buckets])
+
+    def set_dense_gradient(self, flat: Tensor) -> None:
+        """Put other dense gradients in their place, laid out as in `dense_gradient`."""
+        sizes = [bucket.gradients.numel() for bucket in self._buckets]
+        for bucket, part in zip(self._buckets, torch.split(flat, sizes), strict=True):
+            bucket.gradients.copy_(part)
+
     def clip_norm(self, limit: float) -> None:
         """Scale the summed dense gradients down to a norm of at most ``limit``."""
         squares = torch.stack([bucket.gradients.square().sum() for bucket in self._buckets])

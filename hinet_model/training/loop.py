@@ -11,7 +11,7 @@ checkpoint draws what the uninterrupted one would have drawn.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hinet_model.balance import TaskBalance, Unmoved
 from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import TrainingSettings
 from hinet_model.losses import MultiTaskLoss
 from hinet_model.models.model import ScenarioModel
+from hinet_model.nn.normalisation import ScenarioNorm
 from hinet_model.plan import EpochPlan
 from hinet_model.training.exchange import GradientExchange
 from hinet_model.training.optimisation import RunOptimisers
@@ -92,6 +94,7 @@ class Trainer:
         reporter: Told about progress; asked whether to stop.
         progress: Where this worker is, for heartbeat and watchdog.
         after_step: Looks into the run after each step.
+        balance: Task weights that move; none do if not given.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Trainer:
         reporter: Reporter,
         progress: Progress,
         after_step: AfterStep | None = None,
+        balance: TaskBalance | None = None,
     ) -> None:
         self.settings, self.model, self.loss, self.world = settings, model, loss, world
         self.optimisers = optimisers
@@ -113,10 +117,13 @@ class Trainer:
         self._clip_norm = clip_norm
         self._reporter, self._progress, self._after_step = reporter, progress, after_step
         self._num_scenarios, self._num_tasks = layout.num_scenarios, layout.num_tasks
+        self.balance: TaskBalance = Unmoved() if balance is None else balance
+        self._norms = [part for part in model.modules() if isinstance(part, ScenarioNorm)]
+        self._num_reported = _CELLS + self._num_scenarios * self._num_tasks + self._num_scenarios
         self.exchange = GradientExchange(
             model.dense_parameters(),
             world,
-            num_statistics=_CELLS + self._num_scenarios * self._num_tasks + self._num_scenarios,
+            num_statistics=self._num_reported + sum(norm.num_statistics for norm in self._norms),
         )
         self._pinned = world.device.type == "cuda"
 
@@ -132,7 +139,7 @@ class Trainer:
         """
         self.model.train()
         summary = EpochSummary()
-        statistics = torch.zeros(self.exchange.statistics.shape[0], dtype=torch.float64)
+        statistics = torch.zeros(self._num_reported, dtype=torch.float64)
         losses: list[Tensor] = []
         started = last_report = time.perf_counter()
         reported_rows = 0
@@ -171,6 +178,8 @@ class Trainer:
         summary.rows = int(statistics[_ROWS])
         summary.losses = torch.stack(losses).tolist() if losses else []
         summary.cell_losses = self._cell_means(statistics)
+        if summary.stopped_at is None:
+            self.balance.after_epoch()
         return summary
 
     def _step(self, batch: Batch) -> Tensor:
@@ -180,32 +189,90 @@ class Trainer:
         torch.manual_seed(hash((self.settings.seed, self.global_step, self.world.rank)) & (2**63 - 1))
         if self._pinned:
             batch = batch.to(self.world.device, non_blocking=True)
-        self.exchange.start_step()
         self.optimisers.catch_up(batch.unique_ids)
         rows = self.model.embedding.gather(batch.unique_ids)
         with torch.autocast(
             self.world.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
         ):
             logits = self.model(batch, rows)
-        loss, cell_sums = self.loss(logits.float(), batch)
-        loss.backward()
+        if self.balance.per_task:
+            ids, gradients, statistics = self._exchange_per_task(logits.float(), rows, batch)
+        else:
+            factors = self._as_tensor(self.balance.factors)
+            ids, gradients = self._exchange(logits.float(), rows, batch, factors)
+            statistics = self.exchange.statistics.double().cpu()
+            self.balance.after_step(self._task_losses(statistics))
+        self._take_norm_statistics(statistics)
+        self._progress.enter("update")
+        if self._clip_norm is not None:
+            self.exchange.clip_norm(self._clip_norm)
+        self.global_step += 1
+        self.optimisers.step(ids, gradients, self.global_step)
+        return statistics[: self._num_reported]
+
+    def _exchange(
+        self,
+        logits: Tensor,
+        rows: Tensor,
+        batch: Batch,
+        factors: Tensor | None,
+        keep_graph: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Backward pass and exchange; returns the global batch's ids and their gradients."""
+        self.exchange.start_step()
+        rows.grad = None
+        loss, cell_sums = self.loss(logits, batch, factors)
+        loss.backward(retain_graph=keep_graph)
         statistics = self.exchange.statistics
         statistics[_LOSS] = loss.detach()
         statistics[_STOP] = float(self._reporter.stop_requested)
         statistics[_ROWS] = batch.num_rows
         cells = self._num_scenarios * self._num_tasks
         statistics[_CELLS : _CELLS + cells] = cell_sums.detach().reshape(-1)
-        statistics[_CELLS + cells :] = torch.tensor(batch.scenario_counts, dtype=torch.float32)
+        statistics[_CELLS + cells : self._num_reported] = torch.tensor(
+            batch.scenario_counts, dtype=torch.float32
+        )
+        if self._norms and not keep_graph:
+            statistics[self._num_reported :] = torch.cat([norm.statistics() for norm in self._norms])
         self._progress.enter("exchange")
         gradients = rows.grad if rows.grad is not None else torch.zeros_like(rows)
         ids, gradients = self.exchange.gather_rows(batch.unique_ids, gradients)
         self.exchange.finish()
-        self._progress.enter("update")
-        if self._clip_norm is not None:
-            self.exchange.clip_norm(self._clip_norm)
-        self.global_step += 1
-        self.optimisers.step(ids, gradients, self.global_step)
-        return statistics.double().cpu()
+        return ids, gradients
+
+    def _exchange_per_task(self, logits: Tensor, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """One backward pass and exchange per task; the balance makes one gradient of the global ones."""
+        parts: list[Tensor] = []
+        losses: list[float] = []
+        for task in range(self._num_tasks):
+            only = self._as_tensor([float(other == task) for other in range(self._num_tasks)])
+            last = task + 1 == self._num_tasks
+            ids, row_gradients = self._exchange(logits, rows, batch, only, keep_graph=not last)
+            losses.append(float(self.exchange.statistics[_LOSS]))
+            parts.append(torch.cat([self.exchange.dense_gradient(), row_gradients.flatten()]))
+        task_losses = torch.tensor(losses, dtype=torch.float64)
+        weights = torch.tensor(self.balance.factors or [1.0] * self._num_tasks, dtype=torch.float64)
+        combined = self.balance.combine(torch.stack(parts), task_losses, self.global_step)
+        num_dense = combined.numel() - row_gradients.numel()
+        self.exchange.set_dense_gradient(combined[:num_dense])
+        statistics = self.exchange.statistics.double().cpu()
+        statistics[_LOSS] = float((weights * task_losses).sum())
+        return ids, combined[num_dense:].view_as(row_gradients), statistics
+
+    def _take_norm_statistics(self, statistics: Tensor) -> None:
+        """Move running moments by the whole global batch's sums."""
+        start = self._num_reported
+        for norm in self._norms:
+            norm.take_statistics(statistics[start : start + norm.num_statistics])
+            start += norm.num_statistics
+
+    def _task_losses(self, statistics: Tensor) -> Tensor:
+        cells = self._num_scenarios * self._num_tasks
+        sums = statistics[_CELLS : _CELLS + cells].reshape(self._num_scenarios, self._num_tasks)
+        return self.loss.task_losses(sums, float(statistics[_ROWS]))
+
+    def _as_tensor(self, factors: Sequence[float] | None) -> Tensor | None:
+        return None if factors is None else torch.tensor(factors, device=self.world.device)
 
     def _check_finite(self, losses: Tensor, epoch: int, step: int) -> None:
         if not bool(torch.isfinite(losses).all()):

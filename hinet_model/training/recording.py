@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from feature_eng.encoder.state import EncoderState
 from hinet_model.config import RunSettings
-from hinet_model.losses import scenario_alphas, scenario_weights
+from hinet_model.losses import loss_weights
 from hinet_model.report import figures
 from hinet_model.scorer import save_model_folder
 from hinet_model.tracking import Tracker, metric_name
@@ -41,15 +41,15 @@ class RunRecorder:
 
     def log_loss_weights(self, scenario_rows: tuple[int, ...]) -> None:
         """Record the dataset proportions and what they make of a row's loss."""
-        scheme = self._settings.loss.scheme
-        weights = self._settings.loss.task_weights
+        loss = self._settings.loss
+        weights = loss_weights(loss, self._scenarios, self._tasks, scenario_rows)
         self._tracker.log_loss_weights(
-            scheme,
+            loss.scheme,
             self._scenarios,
             scenario_rows,
-            scenario_alphas(scheme, scenario_rows),
-            scenario_weights(scheme, scenario_rows),
-            {task: weights.get(task, 1.0) for task in self._tasks},
+            weights.alphas,
+            weights.row_factors,
+            dict(zip(self._tasks, weights.tasks, strict=True)),
         )
 
     def record(self, report: Report) -> None:
@@ -65,6 +65,8 @@ class RunRecorder:
             "train/data_wait_share": report["data_wait_share"],
             "val/auc_mean": report["mean_auc"],
         }
+        for task_name, weight in zip(self._tasks, report["task_weights"], strict=True):
+            metrics[metric_name("task_weight", task_name)] = weight
         for position, cell in enumerate(report["cells"]):
             scenario, task = divmod(position, len(self._tasks))
             names = self._scenarios[scenario], self._tasks[task]

@@ -19,10 +19,11 @@ from typing import IO, Any
 import torch
 
 from feature_eng.snapshot import SnapshotRef
+from hinet_model.balance import build_balance, effective_weights
 from hinet_model.batch import BatchLayout
 from hinet_model.config import RunSettings
 from hinet_model.loading import SnapshotReader
-from hinet_model.losses import MultiTaskLoss, scenario_weights
+from hinet_model.losses import MultiTaskLoss, loss_weights
 from hinet_model.metrics import evaluate_cells, mean_defined
 from hinet_model.models.build import build_model
 from hinet_model.models.model import ScenarioModel
@@ -153,6 +154,7 @@ class _Run:
         )
         loss = build_loss(settings, self.layout, job.snapshot.scenario_rows["train"]).to(world.device)
         self.average = WeightAverage(self.model)
+        self.balance = build_balance(settings.loss, self.layout.num_tasks)
         if job.resume:
             self._resume()
         self._agree_on_weights()
@@ -167,6 +169,7 @@ class _Run:
             reporter,
             progress,
             after_step,
+            self.balance,
         )
         self.trainer.global_step = self.position.global_step
 
@@ -187,6 +190,7 @@ class _Run:
         self.model.load_state_dict(state["model"])
         self.optimisers.load_state_dict(state["optimisers"])
         self.average.load_state_dict(state["average"])
+        self.balance.load_state_dict(state["balance"])
         self.position = position
 
     def _agree_on_weights(self) -> None:
@@ -253,6 +257,7 @@ class _Run:
         cells = evaluate_cells(scores.labels, scores.probs, scores.scenario_index, self.layout.num_scenarios)
         mean_auc = mean_defined(cell.auc for cell in cells)
         value = float("-inf") if mean_auc is None else mean_auc
+        settings = self.job.settings.loss.task_weights
         entry = {
             "epoch": epoch,
             "global_step": self.trainer.global_step,
@@ -260,6 +265,9 @@ class _Run:
             "train_cell_losses": [
                 [None if loss != loss else float(loss) for loss in row] for row in summary.cell_losses
             ],
+            "task_weights": effective_weights(
+                self.balance, [settings.get(task, 1.0) for task in self.layout.task_names]
+            ),
             "mean_auc": mean_auc,
             "cells": [asdict(cell) for cell in cells],
             "rows": summary.rows,
@@ -307,6 +315,7 @@ class _Run:
                 "model": self.model.state_dict(),
                 "optimisers": self.optimisers.state_dict(),
                 "average": self.average.state_dict(),
+                "balance": self.balance.state_dict(),
             }
             written = checkpoint.write(self.folder, state, self.position)
             if best:
@@ -337,11 +346,8 @@ def epoch_plan(job: TrainingJob, epoch: int, split: str = "train") -> EpochPlan:
 
 def build_loss(settings: RunSettings, layout: BatchLayout, scenario_rows: Sequence[int]) -> MultiTaskLoss:
     """The loss that the settings describe, over a training split with these rows per scenario."""
-    task_weights = settings.loss.task_weights
-    return MultiTaskLoss(
-        scenario_weights(settings.loss.scheme, scenario_rows),
-        [task_weights.get(task, 1.0) for task in layout.task_names],
-    )
+    weights = loss_weights(settings.loss, layout.scenario_names, layout.task_names, scenario_rows)
+    return MultiTaskLoss(weights.row_factors, weights.tasks)
 
 
 def run_identity(job: TrainingJob) -> str:

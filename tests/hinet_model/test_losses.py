@@ -8,7 +8,9 @@ import pytest
 import torch
 from batches import make_batch, make_columns, make_layout, take
 
-from hinet_model.losses import MultiTaskLoss, scenario_alphas, scenario_weights
+from feature_eng.settings import ConfigError
+from hinet_model.config import LossSettings
+from hinet_model.losses import MultiTaskLoss, loss_weights, scenario_alphas, scenario_weights
 
 ROWS = (200, 300, 500)
 
@@ -26,6 +28,41 @@ def test_uniform_weighs_scenarios_alike_and_a_row_by_one_over_m_p() -> None:
 def test_a_scenario_without_training_rows_weighs_nothing_and_the_rest_sum_to_one() -> None:
     assert scenario_alphas("uniform", (5, 0, 5)) == (0.5, 0.0, 0.5)
     assert scenario_weights("uniform", (5, 0, 15)) == pytest.approx((2.0, 0.0, 2 / 3))
+
+
+def test_sqrt_weighs_scenarios_by_the_root_of_their_rows() -> None:
+    assert scenario_alphas("sqrt", (400, 900, 2500)) == pytest.approx((0.2, 0.3, 0.5))
+    assert scenario_weights("sqrt", (900, 100)) == pytest.approx((0.75 / 0.9, 0.25 / 0.1))
+
+
+def test_fixed_weights_are_scaled_to_a_sum_of_one() -> None:
+    assert scenario_alphas("fixed", ROWS, (1, 1, 2)) == pytest.approx((0.25, 0.25, 0.5))
+    assert scenario_weights("fixed", ROWS, (1, 1, 2)) == pytest.approx((0.25 / 0.2, 0.25 / 0.3, 1.0))
+    assert scenario_alphas("fixed", (5, 0, 5), (1, 7, 3)) == pytest.approx((0.25, 0.0, 0.75))
+
+
+def test_weights_are_read_by_name_and_every_wrong_name_is_refused_at_once() -> None:
+    settings = LossSettings(scheme="fixed", scenario_weights={"b": 3, "a": 1}, task_weights={"like": 0.5})
+    weights = loss_weights(settings, ["a", "b"], ["click", "like"], (50, 50))
+    assert weights.alphas == pytest.approx((0.25, 0.75))
+    assert weights.row_factors == pytest.approx((0.5, 1.5))
+    assert weights.tasks == (1.0, 0.5)
+    wrong = LossSettings(scheme="fixed", scenario_weights={"a": 1, "c": 1}, task_weights={"lik": 1})
+    with pytest.raises(ConfigError) as error:
+        loss_weights(wrong, ["a", "b"], ["click", "like"], (50, 50))
+    assert len(error.value.faults) == 3
+    assert "loss.scenario_weights: no weight for 'b'" in str(error.value)
+
+
+def test_a_factor_multiplies_its_task_alone_and_task_losses_add_up() -> None:
+    batch = make_batch(make_layout(), [0, 1, 2, 2])
+    logits = torch.linspace(-2, 2, 8).view(4, 2)
+    loss = MultiTaskLoss((1.0, 2.0, 0.5), (1.0, 3.0))
+    whole, cells = loss(logits, batch)
+    first, second = (loss(logits, batch, torch.tensor(only))[0] for only in ([1.0, 0.0], [0.0, 1.0]))
+    torch.testing.assert_close(first + second, whole)
+    torch.testing.assert_close(loss(logits, batch, torch.tensor([2.0, 0.5]))[0], 2 * first + second / 2)
+    torch.testing.assert_close(loss.task_losses(cells, 4).float(), torch.stack([first, second]))
 
 
 def test_an_unknown_scheme_and_an_empty_split_are_refused() -> None:

@@ -14,6 +14,7 @@ import torch
 from model_folders import SETTINGS, encoder_state, raw_rows, save_small_model
 
 from feature_eng.encoder.state import EncoderState
+from feature_eng.settings import ConfigError
 from hinet_model.scorer import (
     GOLDEN_FILE,
     MODEL_FILE,
@@ -95,6 +96,26 @@ def test_a_saved_model_scores_as_it_did(saved: Path, scorer: Scorer, rows: pa.Ta
 def test_ids_beyond_double_precision_keep_their_own_row(scorer: Scorer, rows: pa.Table) -> None:
     encoded = scorer.encode(rows)
     assert encoded["user_id"].tolist() == [1, 4, 3, 0, 0]
+
+
+def test_an_unknown_scenario_is_scored_as_the_stand_in_that_the_model_names(
+    scorer: Scorer, rows: pa.Table, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"unknown_scenario": "old"}).model_dump(mode="json")
+    weights = scorer._model.state_dict()
+    save_model_folder(tmp_path / "model", scorer.state, settings, weights, rows)
+    lenient = Scorer.load(tmp_path / "model")
+    age = rows.schema.get_field_index("age")
+    strange = rows.set_column(age, "age", pa.array([25.0, -7.0, 12.0, None, 29.0], pa.float64()))
+    known = rows.set_column(age, "age", pa.array([25.0, 50.0, 12.0, 50.0, 29.0], pa.float64()))
+    np.testing.assert_array_equal(lenient.score(strange), scorer.score(known))
+    assert lenient.scenarios(lenient.encode(strange)) == ["young", "old", "young", "old", "young"]
+
+
+def test_a_stand_in_that_is_no_scenario_is_refused(scorer: Scorer, rows: pa.Table, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"unknown_scenario": "olde"}).model_dump(mode="json")
+    with pytest.raises(ConfigError, match="did you mean 'old'"):
+        save_model_folder(tmp_path / "model", scorer.state, settings, scorer._model.state_dict(), rows)
 
 
 def test_an_unknown_scenario_is_refused_with_row_and_value(scorer: Scorer, rows: pa.Table) -> None:

@@ -1,0 +1,150 @@
+"""Two workers take the steps of one: every balance and running moment, on the same global batches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from feature_eng.snapshot import SnapshotRef
+from hinet_model.balance import build_balance
+from hinet_model.batch import Batch, BatchLayout
+from hinet_model.config import LossSettings, ModelSettings, OptimiserSettings, RunSettings, TrainingSettings
+from hinet_model.models.build import build_model
+from hinet_model.training.loop import Trainer
+from hinet_model.training.optimisation import RunOptimisers
+from hinet_model.training.reports import ReportList
+from hinet_model.training.watchdog import Progress
+from hinet_model.training.worker import TrainingJob, build_loss
+from hinet_model.training.world import LocalWorld, Pending
+
+STEPS, ROWS = 4, 96
+
+
+class Meeting:
+    """Where the ranks of one process lay down their tensors, and pick up everybody's."""
+
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size)
+        self.slots: dict[str, dict[int, Tensor]] = {}
+
+    def all_of(self, rank: int, tensor: Tensor, name: str) -> list[Tensor]:
+        self.slots.setdefault(name, {})[rank] = tensor.clone()
+        self.barrier.wait(60)
+        found = [self.slots[name][other] for other in sorted(self.slots[name])]
+        self.barrier.wait(60)
+        return found
+
+
+class ThreadWorld(LocalWorld):
+    """A rank that is a thread of this process."""
+
+    def __init__(self, rank: int, size: int, meeting: Meeting) -> None:
+        super().__init__()
+        self.rank, self.size, self.meeting = rank, size, meeting
+
+    def start_sum(self, tensor: Tensor, name: str) -> Pending:
+        def wait() -> None:
+            tensor.copy_(torch.stack(self.meeting.all_of(self.rank, tensor, name)).sum(dim=0))
+
+        return SimpleNamespace(wait=wait)
+
+    def gather_rows(self, ids: Tensor, rows: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        all_ids = self.meeting.all_of(self.rank, ids, f"{name}.ids")
+        return torch.cat(all_ids), torch.cat(self.meeting.all_of(self.rank, rows, f"{name}.rows"))
+
+
+def part(columns: dict[str, np.ndarray], layout: BatchLayout, step: int, rank: int, size: int) -> Batch:
+    """This rank's rows of a step; with two ranks the first has a third of them, and few of one scenario."""
+    cut = ROWS // 3
+    rows = np.arange(step * ROWS, (step + 1) * ROWS)
+    mine = rows if size == 1 else (rows[:cut], rows[cut:])[rank]
+    return layout.to_batch({name: values[mine] for name, values in columns.items()}, global_rows=ROWS)[0]
+
+
+def train(
+    world: LocalWorld, settings: RunSettings, layout: BatchLayout, columns: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], Any, list[float]]:
+    model = build_model(settings.model, layout, seed=0)
+    balance = build_balance(settings.loss, layout.num_tasks)
+    trainer = Trainer(
+        settings.training,
+        model,
+        layout,
+        build_loss(settings, layout, (50, 30, 20)),
+        RunOptimisers(model, settings.optimiser, total_steps=2 * STEPS),
+        None,
+        world,
+        ReportList(),
+        Progress(),
+        balance=balance,
+    )
+    losses = []
+    for epoch in range(3):
+        batches = (part(columns, layout, step, world.rank, world.size) for step in range(STEPS))
+        plan: Any = SimpleNamespace(epoch=epoch, num_steps=STEPS)
+        losses += trainer.train_epoch(plan, batches).losses
+    return model.state_dict(), balance.factors, losses
+
+
+@pytest.mark.parametrize(
+    ("model", "balance"),
+    [
+        ("hinet", "none"),
+        ("hinet", "uncertainty"),
+        ("hinet", "dwa"),
+        ("hinet", "gradnorm"),
+        ("hinet", "pcgrad"),
+        ("star", "none"),
+        ("star", "pcgrad"),
+    ],
+)
+def test_two_workers_have_the_weights_of_one(
+    model: str, balance: str, small_job: Callable[..., TrainingJob], small_snapshot: SnapshotRef
+) -> None:
+    job = small_job()
+    layout = BatchLayout.from_schema(job.schema)
+    table = pq.read_table(small_snapshot.files_of("train")[0].path)
+    columns = {name: table[name].to_numpy()[: STEPS * ROWS] for name in table.column_names}
+    settings = RunSettings(
+        model=ModelSettings(name=model, embedding_dim=8, expert_dims=[8], tower_dims=[4]),
+        loss=LossSettings.model_validate(
+            {"scheme": "sqrt", "task_weights": {"like": 0.5}, "balance": balance}
+        ),
+        optimiser=OptimiserSettings(learning_rate=0.01),
+        training=TrainingSettings(workers=1, log_every_steps=100),
+    )
+    one = train(LocalWorld(), settings, layout, columns)
+    meeting, results = Meeting(2), {}
+
+    def work(rank: int) -> None:
+        try:
+            results[rank] = train(ThreadWorld(rank, 2, meeting), settings, layout, columns)
+        except BaseException:
+            meeting.barrier.abort()
+            raise
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(results) == {0, 1}
+    for name, tensor in one[0].items():
+        assert torch.equal(results[0][0][name], results[1][0][name]), name
+        torch.testing.assert_close(results[0][0][name], tensor, atol=2e-5, rtol=1e-4, msg=name)
+    assert results[0][1] == results[1][1]
+    assert results[0][2] == pytest.approx(one[2], rel=1e-5)
+    if balance in ("uncertainty", "dwa", "gradnorm"):
+        assert results[0][1] == pytest.approx(one[1], rel=1e-4)
+        assert one[1] != (1.0, 1.0), "the balance never moved: nothing was tested"
+    if model == "star":
+        assert (one[0]["norm.steps"] > 0).all()
+        assert not torch.equal(one[0]["norm.mean"], torch.zeros_like(one[0]["norm.mean"]))
