@@ -21,16 +21,17 @@ SCENARIOS, TASKS = ("under_25", "from_25_to_34", "from_35"), ("click", "like")
 TRAIN_ROWS = (23_284, 28_729, 27_990)
 
 
-def submit(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The job by spark-submit, as the README says."""
+def submit(config: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of the job by spark-submit, which passes both streams on as one."""
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("PYSPARK_PYTHON", None)
     command = [str(binaries / "spark-submit"), "--properties-file", "conf/spark/local.conf", "jobs/train.py"]
-    return subprocess.run(
+    done = subprocess.run(
         [*command, "--config", str(config), *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,11 @@ def config(movielens_warehouse: Path, mlflow_store: str, tmp_path_factory: pytes
 @pytest.fixture(scope="module")
 def trained(config: Path, mlflow_store: str) -> tuple[str, str, MlflowClient]:
     """Output of a job of one epoch, id of its run, and a client of its store."""
-    done = submit(config, "--set", "training.epochs=1")
-    assert done.returncode == 0, done.stderr[-4000:]
+    code, output = submit(config, "--set", "training.epochs=1")
+    assert code == 0, output[-4000:]
     client = MlflowClient(mlflow_store)
     version = client.get_model_version_by_alias("train-job", "challenger")
-    return done.stdout + done.stderr, version.run_id, client
+    return output, version.run_id, client
 
 
 def test_it_shows_progress_and_ends_with_a_table(trained: tuple[str, str, MlflowClient]) -> None:
@@ -126,22 +127,22 @@ def test_the_registered_model_scores_its_golden_rows(
 
 def test_resume_goes_on_with_the_same_run(trained: tuple[str, str, MlflowClient], config: Path) -> None:
     _, run_id, client = trained
-    done = submit(config, "--set", "training.epochs=2", "--resume", run_id)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "epoch 1/2" not in done.stderr
-    assert "epoch 2/2 done" in done.stderr
+    code, output = submit(config, "--set", "training.epochs=2", "--resume", run_id)
+    assert code == 0, output[-4000:]
+    assert "epoch 1/2" not in output
+    assert "epoch 2/2 done" in output
     assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [1, 2]
     assert client.get_model_version_by_alias("train-job", "challenger").version == "2"
 
 
 def test_a_misspelt_setting_is_refused_by_name_with_the_right_one(config: Path) -> None:
-    done = submit(config, "--set", "training.epoch=1")
-    assert done.returncode == 2
-    assert "did you mean 'training.epochs'" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, output = submit(config, "--set", "training.epoch=1")
+    assert code == 2
+    assert "did you mean 'training.epochs'" in output
+    assert "Traceback" not in output
 
 
 def test_a_version_that_does_not_exist_is_refused(config: Path) -> None:
-    done = submit(config, "--set", "data.version=999")
-    assert done.returncode == 2
-    assert "no version 999" in done.stderr
+    code, output = submit(config, "--set", "data.version=999")
+    assert code == 2
+    assert "no version 999" in output
