@@ -67,6 +67,7 @@ def scores_by_row(model: nn.Module, layout: BatchLayout, columns: dict[str, np.n
     """Logits in the order of the columns' rows."""
     batch, order = layout.to_batch(columns)
     logits = model.eval()(batch)
+    assert logits.shape == (len(order), layout.num_tasks)
     unsorted = torch.empty_like(logits)
     unsorted[torch.from_numpy(order)] = logits
     return unsorted.detach()

@@ -1,0 +1,53 @@
+"""Recording: what an epoch's report becomes among the run's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from hinet_model.config import LossSettings
+from hinet_model.training.recording import RunRecorder
+from hinet_model.training.reports import ReportList
+from hinet_model.training.watchdog import Progress
+from hinet_model.training.worker import TrainingJob, train
+from hinet_model.training.world import LocalWorld
+
+
+class Notebook:
+    """Keeps what a tracker would send."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[int, dict[str, Any]] = {}
+        self.weights: tuple[Any, ...] = ()
+
+    def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
+        self.metrics[step] = metrics
+
+    def log_loss_weights(self, *weights: Any) -> None:
+        self.weights = weights
+
+
+def test_the_weights_of_tasks_are_recorded_each_epoch_as_they_move(
+    small_job: Callable[..., TrainingJob],
+) -> None:
+    job = small_job(epochs=2)
+    loss = LossSettings(scheme="sqrt", balance="uncertainty", balance_rate=0.1, task_weights={"like": 0.5})
+    settings = job.settings.model_copy(update={"loss": loss})
+    job = TrainingJob(settings, job.snapshot, job.schema, job.checkpoint_folder, job.log_folder)
+    reporter = ReportList()
+    train(job, LocalWorld(), reporter, Progress())
+    notebook: Any = Notebook()
+    state: Any = SimpleNamespace(scenario_names=("home", "search", "channel"), task_names=("click", "like"))
+    recorder = RunRecorder(notebook, settings, state)
+    recorder.log_loss_weights(job.snapshot.scenario_rows["train"])
+    for report in reporter.reports:
+        recorder.record(report)
+    scheme, _, rows, alphas, _, tasks = notebook.weights
+    assert (scheme, tasks) == ("sqrt", {"click": 1.0, "like": 0.5})
+    roots = [count**0.5 for count in rows]
+    assert all(abs(alpha - root / sum(roots)) < 1e-9 for alpha, root in zip(alphas, roots, strict=True))
+    first, second = (notebook.metrics[epoch] for epoch in (1, 2))
+    assert 0 < first["task_weight/like"] != 0.5
+    assert first["task_weight/like"] != second["task_weight/like"]
+    assert first["task_weight/click"] != second["task_weight/click"]
