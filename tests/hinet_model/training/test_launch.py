@@ -34,8 +34,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 Jobs = Callable[..., TrainingJob]
 
 STALL_SECONDS = 8
-ENDS_WITHIN = 60
-"""Seconds from the launch to the error, on a busy machine: start-up takes most of them."""
+ENDS_WITHIN = 120
+"""Seconds from the launch to the error, at most, even on a busy machine: the start of the workers takes most."""
 
 
 def broken_worker(job: TrainingJob, fault: Callable[[], None]) -> dict[str, Any]:
