@@ -132,7 +132,7 @@ def test_resume_goes_on_with_the_same_run(trained: tuple[str, str, MlflowClient]
     assert "epoch 1/2" not in output
     assert "epoch 2/2 done" in output
     assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [1, 2]
-    assert client.get_model_version_by_alias("train-job", "challenger").version == "2"
+    assert str(client.get_model_version_by_alias("train-job", "challenger").version) == "2"
 
 
 def test_a_misspelt_setting_is_refused_by_name_with_the_right_one(config: Path) -> None:
