@@ -35,8 +35,6 @@ _LOCAL = {
     "spark.driver.memory": "2g",
     # Local jobs are short: the optimising compiler would cost more than it saves.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
-    # Nor do local tables repay the generation and compilation of a class for every stage of a wide plan.
-    "spark.sql.codegen.wholeStage": "false",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.log.level": "ERROR",
