@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -139,12 +140,12 @@ def snapshot(spark: SparkSession, path: str | Path, version: int | None = None) 
     if not listed:
         raise SnapshotError(f"{where}: holds no rows")
     with ThreadPoolExecutor(8) as pool:
-        files = list(pool.map(lambda row: _data_file(table_path(path), row), listed))
+        ordered = sorted(pool.map(lambda row: _data_file(table_path(path), row), listed), key=itemgetter(0))
     return SnapshotRef(
         table=table_path(path),
         version=log.version,
         table_id=log.metadata["id"],
-        files=tuple(sorted(files, key=lambda file: file.path)),
+        files=tuple(file for _, file in ordered),
         columns=columns,
         schema_hash=schema_hash(columns),
         contract_name=configuration[CONTRACT_NAME],
@@ -292,7 +293,8 @@ def _training_columns(where: str, metadata: Mapping[str, Any]) -> tuple[tuple[st
     return tuple((field["name"], _TRAINING_DTYPES[field["type"]]) for field in fields)
 
 
-def _data_file(table: str, row: Any) -> DataFile:
+def _data_file(table: str, row: Any) -> tuple[tuple[str, int, str], DataFile]:
+    """A file, and what to order it by: names are drawn anew at every write, the rows are not."""
     # The log holds URIs, relative to the table or absolute. They are decoded once, never twice.
     uri: str = row["path"]
     decoded = unquote(uri.removeprefix("file://").removeprefix("file:"))
@@ -305,7 +307,18 @@ def _data_file(table: str, row: Any) -> DataFile:
             f"{path}: the table's log lists this file, but it cannot be read: {error}"
         ) from None
     groups = tuple(footer.row_group(place).num_rows for place in range(footer.num_row_groups))
-    return DataFile(path=path, size=row["size"], split=row["partitionValues"]["split"], row_groups=groups)
+    split: str = row["partitionValues"]["split"]
+    file_of_snapshot = DataFile(path=path, size=row["size"], split=split, row_groups=groups)
+    return (split, _least_row_id(footer), path), file_of_snapshot
+
+
+def _least_row_id(footer: pq.FileMetaData) -> int:
+    """The least key in a file by its statistics; 0 where it has none."""
+    if footer.num_row_groups == 0:
+        return 0
+    chunks = (footer.row_group(0).column(place) for place in range(footer.num_columns))
+    found = [chunk.statistics for chunk in chunks if chunk.path_in_schema == "row_id"]
+    return int(found[0].min) if found and found[0] is not None and found[0].has_min_max else 0
 
 
 def _scenario_rows(training: DataFrame, num_scenarios: int) -> dict[str, tuple[int, ...]]:

@@ -58,7 +58,7 @@ class SnapshotRef:
         table: Absolute path of the table.
         version: Version in the table's log.
         table_id: The log's id of the table; another table at the same path has another one.
-        files: Its data files, sorted by path.
+        files: Its data files, by split and then by the least row_id in them: equal rows, equal order.
         columns: Name and Arrow dtype of each column that the files hold, in order.
         schema_hash: SHA-256 (hex) of ``columns``.
         contract_name: Name of the data contract the rows were made by.
@@ -81,7 +81,7 @@ class SnapshotRef:
     scenario_rows: Mapping[str, tuple[int, ...]]
 
     def files_of(self, split: str) -> tuple[DataFile, ...]:
-        """Files of one split, sorted by path."""
+        """Files of one split, in the snapshot's order."""
         return tuple(file for file in self.files if file.split == split)
 
     def rows(self, split: str) -> int:

@@ -208,7 +208,8 @@ class _RowGroupSource:
         """Have a row group read; `take` gives it out after those asked for before."""
         if self._reader is None:
             self._reader = self._open()
-        self._reader.ventilator.feed(group)
+        path, position, _ = self._groups[group]
+        self._reader.ventilator.feed(path, position)
         self._asked.append(group)
 
     def take(self) -> Columns:
@@ -269,12 +270,13 @@ class _RowGroupSource:
                 f"split '{self._split}' of {self._snapshot.table}: cannot be opened: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if reader.ventilator.num_row_groups != len(self._groups):
+        found = set(reader.ventilator.row_groups)
+        if found != {(path, position) for path, position, _ in self._groups}:
             reader.stop()
             reader.join()
             raise LoadingError(
                 f"split '{self._split}' of {self._snapshot.table}: the files have "
-                f"{reader.ventilator.num_row_groups} row groups, the snapshot {len(self._groups)}"
+                f"{len(found)} row groups, the snapshot {len(self._groups)}"
             )
         return reader
 
@@ -289,8 +291,12 @@ class _RowGroupSource:
 class _PlannedReader(Reader):  # type: ignore[misc]
     """Petastorm's reader, which reads what its ventilator is fed instead of going over the data set."""
 
-    def _create_ventilator(self, row_group_indexes: list[int], *_: Any) -> _PlannedVentilator:
-        return _PlannedVentilator(self._workers_pool.ventilate, len(row_group_indexes))
+    def _filter_row_groups(self, dataset: Any, row_groups: list[Any], *others: Any) -> Any:
+        self._found = {(piece.path, piece.row_group): place for place, piece in enumerate(row_groups)}
+        return super()._filter_row_groups(dataset, row_groups, *others)
+
+    def _create_ventilator(self, *_: Any) -> _PlannedVentilator:
+        return _PlannedVentilator(self._workers_pool.ventilate, self._found)
 
 
 class _PlannedVentilator(Ventilator):  # type: ignore[misc]
@@ -298,17 +304,22 @@ class _PlannedVentilator(Ventilator):  # type: ignore[misc]
 
     Args:
         ventilate: The pool's way in.
-        num_row_groups: Row groups that Petastorm found.
+        row_groups: Petastorm's number of each row group it found, by path and position in the file: its
+            order of files is its own.
     """
 
-    def __init__(self, ventilate: Any, num_row_groups: int) -> None:
+    def __init__(self, ventilate: Any, row_groups: Mapping[tuple[str, int], int]) -> None:
         super().__init__(ventilate)
-        self.num_row_groups = num_row_groups
+        self.row_groups = row_groups
         self._stopped = False
 
-    def feed(self, group: int) -> None:
+    def feed(self, path: str, position: int) -> None:
         """Have one row group read, as a whole."""
-        self._ventilate_fn(piece_index=group, worker_predicate=None, shuffle_row_drop_partition=(0, 1))
+        self._ventilate_fn(
+            piece_index=self.row_groups[path, position],
+            worker_predicate=None,
+            shuffle_row_drop_partition=(0, 1),
+        )
 
     def start(self) -> None:
         """Nothing to start: there is no thread."""

@@ -134,6 +134,18 @@ def row_ids(batches: Sequence[Batch]) -> list[int]:
     return [row for batch in batches for row in batch.row_ids.tolist()]
 
 
+def test_row_groups_come_in_the_snapshots_order_of_files_not_in_that_of_their_names(
+    tiny: SnapshotRef,
+) -> None:
+    turned = replace(tiny, files=tuple(reversed(tiny.files)))
+    with SnapshotReader(turned, "train", LAYOUT) as reader:
+        assert reader.row_groups != tuple(rows for file in tiny.files for rows in file.row_groups)
+        source = reader._source
+        for group, expected in enumerate(reader.row_groups):
+            source.ask(group)
+            assert len(source.take()["row_id"]) == expected
+
+
 def test_200_passes_over_6_tiny_row_groups_lose_none(tiny: SnapshotRef) -> None:
     with SnapshotReader(tiny, "train", LAYOUT) as reader:
         assert reader.row_groups == (3, 5, 1, 4, 2, 6)
@@ -448,8 +460,13 @@ def test_another_splits_plan_and_impossible_worlds_are_refused(tiny: SnapshotRef
 # Petastorm's inner parts that loading relies on: when one of these fails, read loading.py anew.
 
 
+def test_petastorm_hands_what_it_found_to_filter_row_groups_before_it_asks_for_the_ventilator() -> None:
+    assert list(inspect.signature(Reader._filter_row_groups).parameters)[:3] == ["self", "dataset", "row_groups"]
+    source = inspect.getsource(Reader.__init__)
+    assert source.index("self._filter_row_groups(") < source.index("self._create_ventilator(")
+
+
 def test_petastorm_asks_create_ventilator_for_what_feeds_its_pool() -> None:
-    assert list(inspect.signature(Reader._create_ventilator).parameters)[:2] == ["self", "row_group_indexes"]
     source = inspect.getsource(Reader.__init__)
     assert "self.ventilator = self._create_ventilator(filtered_row_group_indexes" in source
     assert "ventilator=self.ventilator" in source
