@@ -28,7 +28,7 @@ def dropout_(hidden: Tensor, rate: float, training: bool) -> Tensor:
     """
     if not training or rate == 0.0 or hidden.numel() == 0:
         return hidden
-    kept, scale = _draw(hidden, rate)
+    kept, scale = draw_kept(hidden, rate)
     return hidden.mul_(kept).mul_(scale)
 
 
@@ -55,7 +55,7 @@ def relu_dropout_(hidden: Tensor, rate: float, training: bool) -> Tensor:
 class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, rate: float) -> Tensor:
-        kept, ctx.scale = _draw(hidden, rate)
+        kept, ctx.scale = draw_kept(hidden, rate)
         hidden.mul_(kept).relu_().mul_(ctx.scale)
         ctx.mark_dirty(hidden)
         ctx.save_for_backward(hidden)
@@ -69,8 +69,8 @@ class _ReluDropout(torch.autograd.Function):
         return passed.mul_(ctx.scale), None
 
 
-def _draw(hidden: Tensor, rate: float) -> tuple[Tensor, float]:
-    """Which elements are kept, and what they are multiplied with."""
+def draw_kept(hidden: Tensor, rate: float) -> tuple[Tensor, float]:
+    """Which elements a dropout of ``rate`` keeps, and what these are multiplied with; see `dropout_`."""
     cut = round(rate * _LEVELS)
     scale = _LEVELS / (_LEVELS - cut)
     if hidden.device.type != "cpu":

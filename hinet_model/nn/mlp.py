@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hinet_model.nn.dropout import relu_dropout_
+from hinet_model.nn.shared_input import shared_input_mlp
 
 Layers = list[tuple[Tensor, Tensor]]
 """Weights ``(E, I, O)`` and biases ``(E, O)`` of each layer."""
@@ -84,6 +85,9 @@ class StackedMLP(nn.Module):
 
     def forward(self, rows: Tensor, layers: Layers | None = None) -> Tensor:
         layers = self.layers() if layers is None else layers
+        if rows.dim() == 2 and rows.device.type == "cpu":
+            dropout = self.dropout if self.training else 0.0
+            return shared_input_mlp(rows, layers, dropout, self.relu_last).transpose(0, 1)
         hidden = rows
         for depth, (weight_EIO, bias_EO) in enumerate(layers):
             num_stacked = weight_EIO.shape[0]
