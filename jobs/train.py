@@ -11,16 +11,19 @@ from typing import Any
 from feature_eng import delta
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
-from feature_eng.job import job_parser, run_job, say, say_table
+from feature_eng.job import job_parser, run_job, say
 from feature_eng.session import build_session
 from feature_eng.settings import UserError, load_settings
 from feature_eng.snapshot import SnapshotRef
 from hinet_model import versions
 from hinet_model.batch import BatchLayout
 from hinet_model.config import RunSettings
+from hinet_model.evaluation import to_results
 from hinet_model.lineage import Lineage
+from hinet_model.metrics import CellMetrics
 from hinet_model.models.build import build_model, num_parameters
 from hinet_model.report.progress import ProgressDisplay
+from hinet_model.report.tables import cells_table
 from hinet_model.tracking import Tracker
 from hinet_model.training import checkpoint, launch
 from hinet_model.training.monitor import TrainingError
@@ -176,24 +179,13 @@ def summarise(results: list[dict[str, Any]], state: EncoderState, tracker: Track
     best = next((entry for entry in history if entry["epoch"] == results[0]["best_epoch"]), None)
     if best is not None:
         say(f"validation, epoch {best['epoch'] + 1} (best)")
-        names = [(scenario, task) for scenario in state.scenario_names for task in state.task_names]
-        say_table(
-            ["scenario", "task", "rows", "positives", "AUC", "log-loss"],
-            [
-                (*name, cell["rows"], cell["positives"], *(shown(cell[key]) for key in ("auc", "log_loss")))
-                for name, cell in zip(names, best["cells"], strict=True)
-            ],
-        )
+        cells = [CellMetrics(**cell) for cell in best["cells"]]
+        say(cells_table(to_results(cells, state.scenario_names, state.task_names)))
     peak = max(result["peak_memory_bytes"] for result in results) / 2**20
     say(f"workers   {len(results)}, peak memory of one {peak:,.0f} MiB")
     say(f"run       {tracker.run_id}")
     if version is not None:
         say(f"model     {version.name} version {version.version}, alias challenger")
-
-
-def shown(value: float | None) -> str:
-    """A metric for a table."""
-    return "not defined" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from pyspark.sql import SparkSession
 
 from feature_eng.snapshot import SnapshotRef
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that the processes of a run come to an end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -38,19 +46,24 @@ def spark() -> Iterator[SparkSession]:
 
 @pytest.fixture(scope="session")
 def movielens_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Warehouse with MovieLens-100K, whole, as the job builds it."""
-    warehouse = tmp_path_factory.mktemp("movielens") / "warehouse"
-    contract = ROOT / "conf" / "contracts" / "movielens.yml"
-    command = [
-        sys.executable,
-        "jobs/build_features.py",
-        "--contract",
-        str(contract),
-        "--warehouse",
-        str(warehouse),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    """Warehouse with MovieLens-100K, whole, as the job builds it; one for all processes of a test run."""
+    folder: Path = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    warehouse, built = folder / "movielens-warehouse", folder / "movielens-warehouse.built"
+    with FileLock(folder / "movielens-warehouse.lock"):
+        if not built.exists():
+            contract = ROOT / "conf" / "contracts" / "movielens.yml"
+            command = [sys.executable, "jobs/build_features.py", "--contract", str(contract)]
+            done = subprocess.run(
+                [*command, "--warehouse", str(warehouse)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-4000:]
+            built.touch()
     return warehouse
 
 

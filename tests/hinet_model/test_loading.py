@@ -461,7 +461,11 @@ def test_another_splits_plan_and_impossible_worlds_are_refused(tiny: SnapshotRef
 
 
 def test_petastorm_hands_what_it_found_to_filter_row_groups_before_it_asks_for_the_ventilator() -> None:
-    assert list(inspect.signature(Reader._filter_row_groups).parameters)[:3] == ["self", "dataset", "row_groups"]
+    assert list(inspect.signature(Reader._filter_row_groups).parameters)[:3] == [
+        "self",
+        "dataset",
+        "row_groups",
+    ]
     source = inspect.getsource(Reader.__init__)
     assert source.index("self._filter_row_groups(") < source.index("self._create_ventilator(")
 
