@@ -33,7 +33,7 @@ def shared_input_mlp(
 
     Args:
         rows: ``(B, I)``
-        layers: Weights ``(E, I, O)`` and biases ``(E, O)`` of each layer.
+        layers: Weights ``(E, O, I)`` and biases ``(E, O)`` of each layer.
         dropout: Rate of dropout after each ReLU; 0 where the model is not training.
         relu_last: Whether the last layer too is followed by ReLU and dropout.
 
@@ -53,28 +53,27 @@ class _SharedInput(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, dropout: float, relu_last: bool, *parameters: Tensor) -> Tensor:
         weights, biases = parameters[::2], parameters[1::2]
         num_rows, num_stacked = rows.shape[0], weights[0].shape[0]
-        answer = rows.new_empty(num_rows, num_stacked, weights[-1].shape[2])
+        answer = rows.new_empty(num_rows, num_stacked, weights[-1].shape[1])
         ctx.spans = list(_spans(num_stacked, max(1, TILE_WIDTH // weights[0].shape[2])))
         ctx.scale = 1.0
         of_tiles: list[
             Tensor
         ] = []  # of each: the first layer's weights, then what all layers but the last leave
         for first, stop in ctx.spans:
-            kept = [rows.new_empty(num_rows, stop - first, weight.shape[2]) for weight in weights[:-1]]
+            kept = [rows.new_empty(num_rows, stop - first, weight.shape[1]) for weight in weights[:-1]]
             outputs = [*kept, answer[:, first:stop]]
-            wide = _wide(weights[0][first:stop])
-            of_tiles += [wide, *kept]
+            of_tiles += kept
             for start, end in _spans(num_rows, TILE_ROWS):
                 for depth, output in enumerate(outputs):
                     result = output[start:end]
                     bias = biases[depth][first:stop]
                     if depth == 0:
-                        _first_layer(bias, rows[start:end], wide, result)
+                        _first_layer(bias, rows[start:end], weights[0][first:stop], result)
                     else:
                         torch.baddbmm(
                             bias.unsqueeze(1),
                             outputs[depth - 1][start:end].transpose(0, 1),
-                            weights[depth][first:stop],
+                            weights[depth][first:stop].transpose(1, 2),
                             out=result.transpose(0, 1),
                         )
                     if relu_last or depth < len(outputs) - 1:
@@ -97,11 +96,11 @@ class _SharedInput(torch.autograd.Function):
         dtype = torch.promote_types(rows.dtype, torch.float32)
         grad_rows = torch.zeros(rows.shape, dtype=dtype)
         grad_weights = [torch.zeros(weight.shape, dtype=dtype) for weight in weights]
-        grad_biases = [torch.zeros(weight.shape[0], weight.shape[2], dtype=dtype) for weight in weights]
+        grad_biases = [torch.zeros(weight.shape[:2], dtype=dtype) for weight in weights]
         for number, (first, stop) in enumerate(ctx.spans):
-            wide, *kept = of_tiles[number * ctx.depth : (number + 1) * ctx.depth]
+            kept = of_tiles[number * (ctx.depth - 1) : (number + 1) * (ctx.depth - 1)]
             outputs = [*kept, answer[:, first:stop]]
-            grad_wide = torch.zeros(wide.shape, dtype=dtype)
+            wide, grad_wide = (_wide(weight[first:stop]) for weight in (weights[0], grad_weights[0]))
             buffers = [rows.new_empty(min(TILE_ROWS, num_rows), *output.shape[1:]) for output in outputs]
             for start, end in _spans(num_rows, TILE_ROWS):
                 passed = grad[start:end, first:stop]
@@ -118,21 +117,16 @@ class _SharedInput(torch.autograd.Function):
                     grad_biases[depth][first:stop].add_(passed.sum(dim=0))
                     if depth == 0:
                         flat = passed.reshape(end - start, -1)
-                        _add_product(grad_wide, rows[start:end].t(), flat)
+                        _add_product(grad_wide, flat.t(), rows[start:end])
                         if ctx.needs_input_grad[0]:
-                            _add_product(grad_rows[start:end], flat, wide.t())
+                            _add_product(grad_rows[start:end], flat, wide)
                     else:
-                        by_perceptron = passed.transpose(0, 1)
-                        before = outputs[depth - 1][start:end]
-                        _add_batched(grad_weights[depth][first:stop], before.permute(1, 2, 0), by_perceptron)
-                        next_passed = buffers[depth - 1][: end - start]
-                        torch.bmm(
-                            by_perceptron,
-                            weights[depth][first:stop].transpose(1, 2),
-                            out=next_passed.transpose(0, 1),
-                        )
-                        passed = next_passed
-            grad_weights[0][first:stop] = grad_wide.view(rows.shape[1], stop - first, -1).transpose(0, 1)
+                        before = outputs[depth - 1][start:end].transpose(0, 1)
+                        _add_batched(grad_weights[depth][first:stop], passed.permute(1, 2, 0), before)
+                        earlier = buffers[depth - 1][: end - start]
+                        weight = weights[depth][first:stop]
+                        torch.bmm(passed.transpose(0, 1), weight, out=earlier.transpose(0, 1))
+                        passed = earlier
         grads = [part.to(rows.dtype) for pair in zip(grad_weights, grad_biases, strict=True) for part in pair]
         return grad_rows.to(rows.dtype) if ctx.needs_input_grad[0] else None, None, None, *grads
 
@@ -141,16 +135,17 @@ def _spans(total: int, size: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + size, total)) for start in range(0, total, size))
 
 
-def _wide(weight_EIO: Tensor) -> Tensor:
-    """The weights of all perceptrons side by side. ``(I, E * O)``"""
-    return weight_EIO.transpose(0, 1).reshape(weight_EIO.shape[1], -1)
+def _wide(weight_EOI: Tensor) -> Tensor:
+    """The weights of perceptrons that stand one after the other as those of one layer. ``(E * O, I)``"""
+    return weight_EOI.view(-1, weight_EOI.shape[2])
 
 
-def _first_layer(bias_EO: Tensor, rows: Tensor, wide: Tensor, result: Tensor) -> None:
+def _first_layer(bias_EO: Tensor, rows: Tensor, weight_EOI: Tensor, result: Tensor) -> None:
+    bias, weight = bias_EO.reshape(-1), _wide(weight_EOI).t()
     if result.is_contiguous():
-        torch.addmm(bias_EO.reshape(-1), rows, wide, out=result.view(len(rows), -1))
+        torch.addmm(bias, rows, weight, out=result.view(len(rows), -1))
     else:  # a single layer, whose answers are some columns of all answers
-        result.copy_(torch.addmm(bias_EO.reshape(-1), rows, wide).view(result.shape))
+        result.copy_(torch.addmm(bias, rows, weight).view(result.shape))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -15,7 +15,7 @@ from hinet_model.nn.mlp import StackedMLP
 
 def perceptron(stack: StackedMLP, expert: int, x: Tensor, relu_last: bool = True) -> Tensor:
     for depth, (weight, bias) in enumerate(stack.layers()):
-        x = x @ weight[expert] + bias[expert]
+        x = weight[expert] @ x + bias[expert]
         if relu_last or depth < len(stack.weights) - 1:
             x = torch.clamp(x, min=0.0)
     return x

@@ -21,7 +21,7 @@ def make(
     widths = (WIDTH, *dims)
     layers = [
         (
-            torch.randn(perceptrons, wide, narrow, generator=generator, dtype=dtype).requires_grad_(),
+            torch.randn(perceptrons, narrow, wide, generator=generator, dtype=dtype).requires_grad_(),
             torch.randn(perceptrons, narrow, generator=generator, dtype=dtype).requires_grad_(),
         )
         for wide, narrow in pairwise(widths)
@@ -34,7 +34,7 @@ def one_at_a_time(rows: Tensor, layers: list[tuple[Tensor, Tensor]], relu_last: 
     for perceptron in range(layers[0][0].shape[0]):
         hidden = rows
         for depth, (weight, bias) in enumerate(layers):
-            hidden = hidden @ weight[perceptron] + bias[perceptron]
+            hidden = hidden @ weight[perceptron].t() + bias[perceptron]
             if relu_last or depth < len(layers) - 1:
                 hidden = torch.relu(hidden)
         answers.append(hidden)
