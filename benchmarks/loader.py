@@ -13,23 +13,26 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.pairing import Measured
 from feature_eng.snapshot import DataFile, SnapshotRef, schema_hash
 from hinet_model.batch import BatchLayout
 from hinet_model.loading import SnapshotReader
 from hinet_model.plan import plan_epoch
 
 NUM_SCENARIOS, SLOTS, NUMBERS, VOCABULARY = 3, 14, 4, 5_000
+ROWS, ROW_GROUP, PACE = 800_000, 16_384, 40_000.0
 
 
 def make_table(folder: Path, rows: int, row_group: int) -> tuple[SnapshotRef, BatchLayout]:
     """A training table of random rows: 14 id columns, 4 numbers, two labels."""
     rng = np.random.default_rng(0)
-    columns = {
+    columns: dict[str, np.ndarray[Any, Any]] = {
         "row_id": rng.permutation(rows).astype(np.int64),
         "scenario_index": rng.integers(0, NUM_SCENARIOS, rows).astype(np.int32),
         **{f"label__{task}": rng.integers(0, 2, rows).astype(np.float32) for task in ("click", "like")},
@@ -85,25 +88,38 @@ def read(reader: SnapshotReader, batch_size: int, pace: float | None) -> dict[st
     }
 
 
+def measure(rows: int, row_group: int, batch_size: int, pace: float) -> Measured:
+    """Read the table unpaced, then paced."""
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="hinet-loader-") as folder:
+        snapshot, layout = make_table(Path(folder), rows, row_group)
+        with SnapshotReader(snapshot, "train", layout) as reader:
+            found["unpaced"] = read(reader, batch_size, None)
+            found[f"paced at {pace:,.0f} rows/s"] = read(reader, batch_size, pace)
+    return Measured(raw=found)
+
+
+def report(measured: Measured) -> str:
+    """The two readings as lines."""
+    return "\n".join(
+        f"{name:<24}{found['rows_per_second']:>12,.0f} rows/s"
+        f"{found['cpu_seconds_per_million_rows']:>8.2f} CPU-s per million rows"
+        f"{100 * found['wait_share']:>7.1f} % waiting"
+        for name, found in measured.raw.items()
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=800_000)
-    parser.add_argument("--row-group", type=int, default=16_384)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--row-group", type=int, default=ROW_GROUP)
     parser.add_argument("--batch-size", type=int, default=4096)
-    parser.add_argument("--pace", type=float, default=40_000.0, help="rows/s of the paced consumer")
+    parser.add_argument("--pace", type=float, default=PACE, help="rows/s of the paced consumer")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="hinet-loader-") as folder:
-        snapshot, layout = make_table(Path(folder), given.rows, given.row_group)
-        with SnapshotReader(snapshot, "train", layout) as reader:
-            for name, pace in (("unpaced", None), (f"paced at {given.pace:,.0f} rows/s", given.pace)):
-                found = read(reader, given.batch_size, pace)
-                sys.stdout.write(
-                    f"{name:<24}{found['rows_per_second']:>12,.0f} rows/s"
-                    f"{found['cpu_seconds_per_million_rows']:>8.2f} CPU-s per million rows"
-                    f"{100 * found['wait_share']:>7.1f} % waiting\n"
-                )
+    measured = measure(given.rows, given.row_group, given.batch_size, given.pace)
+    sys.stdout.write(report(measured) + "\n")
 
 
 if __name__ == "__main__":
