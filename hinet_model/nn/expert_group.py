@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import Layers, StackedMLP
-from hinet_model.nn.routing import Segment, segments_of
+from hinet_model.nn.routing import Segment, pieces_of, segments_of
 
 
 class ScenarioExtractors(nn.Module):
@@ -123,9 +123,10 @@ class ScenarioExtractors(nn.Module):
 
     def _routed(self, x_BD: Tensor, scenario_counts: Sequence[int]) -> Tensor:
         layers, weights = self.sub_experts.split(self.counts), self.gates.split()
+        pieces = pieces_of(x_BD, scenario_counts)
         own = [
-            self._integrate(x_BD[start:stop], scenario + 1, layers[scenario + 1], weights[scenario + 1])
-            for scenario, start, stop in segments_of(scenario_counts)
+            self._integrate(pieces[scenario], scenario + 1, layers[scenario + 1], weights[scenario + 1])
+            for scenario, _, _ in segments_of(scenario_counts)
         ]
         return torch.cat([self._integrate(x_BD, 0, layers[0], weights[0]), torch.cat(own)], dim=1)
 
@@ -135,7 +136,7 @@ class ScenarioExtractors(nn.Module):
         Work is laid out by extractor: all rows that need one are one product, its weights are not copied.
         """
         layers, weights = self.sub_experts.split(self.counts), self.gates.split()
-        segments = segments_of(scenario_counts)
+        segments, pieces = segments_of(scenario_counts), pieces_of(x_BD, scenario_counts)
         heard = table.detach().topk(top_k, dim=1).indices.tolist()
         listeners: dict[int, list[Segment]] = {}
         for segment in segments:
@@ -144,7 +145,7 @@ class ScenarioExtractors(nn.Module):
         own: dict[int, Tensor] = {}
         others: dict[int, Tensor] = {}
         for scenario, wanted in sorted(listeners.items()):
-            rows = [x_BD[start:stop] for _, start, stop in wanted]
+            rows = [pieces[i] for i, _, _ in wanted]
             answer = self._integrate(
                 rows[0] if len(rows) == 1 else torch.cat(rows),
                 scenario + 1,

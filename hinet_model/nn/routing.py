@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 
 class Segment(NamedTuple):
     """Rows ``start`` to ``stop`` (exclusive) of a batch: all rows of one scenario."""
@@ -33,6 +36,20 @@ def segments_of(scenario_counts: Sequence[int]) -> list[Segment]:
             segments.append(Segment(scenario, start, start + count))
         start += count
     return segments or [Segment(0, 0, 0)]
+
+
+def pieces_of(rows: Tensor, scenario_counts: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """The rows of each scenario, also of those that have none.
+
+    One split, because each slice of its own would come back as a gradient of the whole batch's size.
+
+    Args:
+        rows: Sorted by scenario along ``dim``.
+        scenario_counts: Rows of each scenario.
+        dim: Axis of the rows.
+    """
+    pieces: tuple[Tensor, ...] = torch.split(rows, list(scenario_counts), dim)
+    return pieces
 
 
 def check_counts(scenario_counts: Sequence[int], num_scenarios: int, num_rows: int) -> None:

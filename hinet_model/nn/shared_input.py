@@ -92,11 +92,12 @@ class _SharedInput(torch.autograd.Function):
         rows, answer, *saved = ctx.saved_tensors
         weights, of_tiles = saved[: ctx.depth], saved[ctx.depth :]
         num_rows = rows.shape[0]
-        # Sums over tiles are kept in full precision.
+        # Sums over tiles are kept in full precision; the first tile of a sum is written, the others added.
         dtype = torch.promote_types(rows.dtype, torch.float32)
-        grad_rows = torch.zeros(rows.shape, dtype=dtype)
-        grad_weights = [torch.zeros(weight.shape, dtype=dtype) for weight in weights]
-        grad_biases = [torch.zeros(weight.shape[:2], dtype=dtype) for weight in weights]
+        make = torch.empty if num_rows else torch.zeros
+        grad_rows = make(rows.shape, dtype=dtype)
+        grad_weights = [make(weight.shape, dtype=dtype) for weight in weights]
+        grad_biases = [make(weight.shape[:2], dtype=dtype) for weight in weights]
         for number, (first, stop) in enumerate(ctx.spans):
             kept = of_tiles[number * (ctx.depth - 1) : (number + 1) * (ctx.depth - 1)]
             outputs = [*kept, answer[:, first:stop]]
@@ -114,15 +115,17 @@ class _SharedInput(torch.autograd.Function):
                         passed = buffer
                     elif not passed.is_contiguous():
                         passed = buffer.copy_(passed)
-                    grad_biases[depth][first:stop].add_(passed.sum(dim=0))
+                    _put(passed.sum(dim=0), grad_biases[depth][first:stop], start == 0)
                     if depth == 0:
                         flat = passed.reshape(end - start, -1)
-                        _add_product(grad_wide, flat.t(), rows[start:end])
+                        _put_product(flat.t(), rows[start:end], grad_wide, start == 0)
                         if ctx.needs_input_grad[0]:
-                            _add_product(grad_rows[start:end], flat, wide)
+                            _put_product(flat, wide, grad_rows[start:end], number == 0)
                     else:
                         before = outputs[depth - 1][start:end].transpose(0, 1)
-                        _add_batched(grad_weights[depth][first:stop], passed.permute(1, 2, 0), before)
+                        _put_product(
+                            passed.permute(1, 2, 0), before, grad_weights[depth][first:stop], start == 0
+                        )
                         earlier = buffers[depth - 1][: end - start]
                         weight = weights[depth][first:stop]
                         torch.bmm(passed.transpose(0, 1), weight, out=earlier.transpose(0, 1))
@@ -148,15 +151,20 @@ def _first_layer(bias_EO: Tensor, rows: Tensor, weight_EOI: Tensor, result: Tens
         result.copy_(torch.addmm(bias, rows, weight).view(result.shape))
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if left.dtype == total.dtype:
+def _put(part: Tensor, total: Tensor, is_first: bool) -> None:
+    if is_first:
+        total.copy_(part)
+    else:
+        total.add_(part)
+
+
+def _put_product(left: Tensor, right: Tensor, total: Tensor, is_first: bool) -> None:
+    """One product, or one for each perceptron."""
+    if left.dtype != total.dtype:
+        _put(left @ right, total, is_first)
+    elif is_first:
+        torch.matmul(left, right, out=total)
+    elif left.dim() == 2:
         total.addmm_(left, right)
     else:
-        total.add_(left @ right)
-
-
-def _add_batched(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if left.dtype == total.dtype:
         total.baddbmm_(left, right)
-    else:
-        total.add_(torch.bmm(left, right))

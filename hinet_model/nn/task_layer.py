@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hinet_model.nn.gate import Members, SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 
@@ -75,9 +75,10 @@ class TaskLayer(nn.Module):
             scenario_counts: Rows of each scenario.
         """
         experts, gates, towers = self.experts.split(self.counts), self.gates.split(), self.towers.split()
+        pieces = pieces_of(c_BD, scenario_counts)
         logits: list[Tensor] = []
-        for scenario, start, stop in segments_of(scenario_counts):
-            c_nD = c_BD[start:stop]
+        for scenario, _, _ in segments_of(scenario_counts):
+            c_nD = pieces[scenario]
             answer_EnH = self.experts(c_nD, experts[scenario])
             weight_nNE = self.gates(c_nD, scenario, gates[scenario])
             extract_nNH = torch.bmm(weight_nNE, answer_EnH.transpose(0, 1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hinet_model.nn.mlp import Layers, StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 
 
 class TowerGroup(nn.Module):
@@ -60,10 +60,7 @@ class TowerGroup(nn.Module):
             extract_NBH: Per task, what the layers before made of the rows, sorted by scenario.
             scenario_counts: Rows of each scenario.
         """
-        layers = self.split()
+        layers, pieces = self.split(), pieces_of(extract_NBH, scenario_counts, dim=1)
         return torch.cat(
-            [
-                self(extract_NBH[:, start:stop], layers[scenario])
-                for scenario, start, stop in segments_of(scenario_counts)
-            ]
+            [self(pieces[scenario], layers[scenario]) for scenario, _, _ in segments_of(scenario_counts)]
         )
