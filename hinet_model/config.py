@@ -117,6 +117,8 @@ class ModelSettings(Settings):
     """Levels of customised gate control that are stacked (ple)."""
     gate_dim: Count = 32
     """Hidden width of the gates that scale layers (pepnet)."""
+    prior_features: list[str] = Field(default=[])
+    """Features of the contract, ids of user and item say, that the gates of layers read as their prior (pepnet)."""
     dropout: Rate = 0.0
     """Dropout after every layer of the sub-experts."""
     expert_dropout: Rate = 0.0
@@ -135,6 +137,9 @@ class LossSettings(Settings):
     """Weight alpha_i per scenario name for `scheme: fixed`, which must name all; scaled to a sum of 1."""
     task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default={})
     """Weight beta_j per task name; a task that is not named weighs 1."""
+    calibrator_weight: float = Field(default=0.0, ge=0.0)
+    """Weight of the behavioural expectation calibrator (AITM, KDD 2021): what a task's probability is above that
+    of the task before it in the contract, which must be one that it presupposes. 0 leaves it out."""
     balance: Balance = "none"
     """What else multiplies the tasks' losses, and moves: uncertainty (CVPR 2018), dwa (dynamic weight average,
     CVPR 2019), gradnorm (ICML 2018); pcgrad (NeurIPS 2020) projects conflicting gradients instead. The last

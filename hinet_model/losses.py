@@ -125,17 +125,26 @@ class MultiTaskLoss(nn.Module):
 
     ``L = 1/R sum_r sum_j w_s(r) beta_j BCE_rj`` over the ``R`` rows of the GLOBAL batch: the parts of all
     workers simply add up, a scenario that is absent adds zero, and a row enters its own scenario's loss only.
+    With a calibrator ``lambda max(p_rj - p_r(j-1), 0)`` is added to the ``BCE_rj`` of every task but the first.
 
     Args:
         scenario_row_weights: ``w_i`` per scenario, from `scenario_weights`.
         task_weights: ``beta_j`` per task.
+        calibrator_weight: ``lambda``; 0 leaves the calibrator out.
 
-    Source: HiNet (ICDE 2023), loss weighted by the scenarios' proportions, written per row.
+    Source: HiNet (ICDE 2023), loss weighted by the scenarios' proportions, written per row; AITM (KDD 2021),
+    behavioural expectation calibrator.
     """
 
-    def __init__(self, scenario_row_weights: Sequence[float], task_weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        scenario_row_weights: Sequence[float],
+        task_weights: Sequence[float],
+        calibrator_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.num_scenarios = len(scenario_row_weights)
+        self.calibrator_weight = calibrator_weight
         # With equal weights (the proportion scheme without task weights) nothing needs to be multiplied.
         self.weighted = any(weight != 1.0 for weight in (*scenario_row_weights, *task_weights))
         weight_MN = torch.outer(torch.tensor(scenario_row_weights), torch.tensor(task_weights))
@@ -161,6 +170,10 @@ class MultiTaskLoss(nn.Module):
         bce_BN = F.binary_cross_entropy_with_logits(logits_BN, batch.labels, reduction="none")
         cells_MN = bce_BN.new_zeros(self.num_scenarios, bce_BN.shape[1])
         cells_MN.index_add_(0, batch.scenario_index, bce_BN.detach())
+        if self.calibrator_weight:
+            prob_BN = torch.sigmoid(logits_BN)
+            excess_BN = F.pad((prob_BN[:, 1:] - prob_BN[:, :-1]).relu(), (1, 0))
+            bce_BN = bce_BN + self.calibrator_weight * excess_BN
         if self.weighted:
             bce_BN = bce_BN * self.weight_MN.index_select(0, batch.scenario_index)
         if task_factors is not None:
@@ -168,7 +181,7 @@ class MultiTaskLoss(nn.Module):
         return bce_BN.sum() / max(batch.global_rows, 1), cells_MN
 
     def task_losses(self, cells_MN: Tensor, rows: float) -> Tensor:
-        """Weighted loss of each task over a whole global batch or epoch, ``(N,)`` float64 on the host.
+        """Weighted BCE of each task over a whole global batch or epoch, ``(N,)`` float64 on the host.
 
         Args:
             cells_MN: Sums of BCE per scenario and task, over all workers, on the host.

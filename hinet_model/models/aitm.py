@@ -1,11 +1,10 @@
 """AITM: tasks in a row, each handing on to the next what it found out.
 
 Source: Modeling the Sequential Dependence among Audience Multi-step Conversions with Multi-task Learning in
-Targeted Display Advertising (KDD 2021), equations 4 to 7: ``z_1 = q_1``, ``z_t = AIT(p_(t-1), q_t)`` with
-``p_(t-1) = g_(t-1)(z_(t-1))`` and ``AIT = sum_u w_u h1(u)``, ``w = softmax(<h2(u), h3(u)> / sqrt(k))`` over ``u`` in
-``{p, q}``. Tasks are in the contract's order, the most frequent first. Networks ``q_t`` serve all scenarios; transfer,
-attention and towers are the scenario's own. The paper's calibrator, a penalty on a later task that is likelier than an
-earlier one, is left out: `ctcvr: product` rules that out altogether.
+Targeted Display Advertising (KDD 2021), adaptive information transfer (AIT): ``z_1 = q_1``,
+``z_t = AIT(p_(t-1), q_t)`` with ``p_(t-1) = g_(t-1)(z_(t-1))`` and ``AIT = sum_u w_u h1(u)``,
+``w = softmax(<h2(u), h3(u)> / sqrt(k))`` over ``u`` in ``{p, q}``. Its other half, the behavioural expectation
+calibrator, is `loss.calibrator_weight`, which is 0 unless it is set.
 """
 
 from __future__ import annotations
@@ -29,6 +28,11 @@ from hinet_model.nn.tower_group import TowerGroup
 
 class AITM(nn.Module):
     """A network per task, and the transfers between them.
+
+    Tasks are taken in the contract's order, which should be that of the funnel, the most frequent first. Networks
+    ``q_t`` serve all scenarios; transfers ``g``, attention and towers are the scenario's own. Each step of the chain
+    has its own ``h1``, ``h2``, ``h3``, with biases, where the authors' code has one set without biases for all steps;
+    and no layer is normalised over the batch, so that a row's score does not depend on its batch.
 
     Args:
         in_dim: Width of the features.

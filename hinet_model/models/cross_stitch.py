@@ -29,6 +29,9 @@ _SPREAD = 0.01
 class CrossStitch(nn.Module):
     """Networks per task, stitched layer by layer.
 
+    A layer has one mixing weight for every two tasks, as its equation reads; for convolutions the paper learns one
+    per channel. The stitches learn at the rate of all other weights, where the paper raises theirs.
+
     Args:
         in_dim: Width of the features.
         num_scenarios: Scenarios M.

@@ -26,7 +26,7 @@ class CtcvrProduct(nn.Module):
     Shape:
         batch of B rows  ->  ``(B, N)`` logits; that of ``ctcvr_task`` is never above that of ``ctr_task``
 
-    Source: Entire Space Multi-Task Model (SIGIR 2018), equations 2 and 3.
+    Source: Entire Space Multi-Task Model (SIGIR 2018), equation 1 (the product) and equation 3 (its loss).
     """
 
     def __init__(self, model: ScenarioModel, ctr_task: int, ctcvr_task: int) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from feature_eng.settings import ConfigError
 from hinet_model.batch import BatchLayout
 from hinet_model.config import ModelSettings
+from hinet_model.models.counts import unknown_name
 from hinet_model.models.embedded import EmbeddedModel, Network
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
@@ -26,6 +30,29 @@ def build_embedding(settings: ModelSettings, layout: BatchLayout, times: int = 1
         layout.num_numbers,
         settings.embedding_std,
     )
+
+
+def columns_of(
+    where: str, names: Sequence[str], layout: BatchLayout, embedding: FusedEmbedding
+) -> tuple[int, ...]:
+    """Places of named features in a row of features.
+
+    Args:
+        where: The setting that names them.
+        names: Features of the contract.
+        layout: The fields.
+        embedding: What puts the features in a row.
+
+    Raises:
+        ConfigError: Names that the data do not have.
+    """
+    places = {field.name: embedding.columns_of(number) for number, field in enumerate(layout.slot_fields)}
+    first = len(layout.slot_fields) * embedding.dim
+    places |= {name: [first + number] for number, name in enumerate(layout.number_columns)}
+    unknown = [unknown_name(where, name, list(places)) for name in names if name not in places]
+    if unknown:
+        raise ConfigError(unknown)
+    return tuple(column for name in names for column in places[name])
 
 
 def build_norm(settings: ModelSettings, layout: BatchLayout, dim: int) -> RowNorm | ScenarioNorm | None:

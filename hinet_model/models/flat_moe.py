@@ -3,8 +3,8 @@
 The yardstick for hierarchy: with as many parameters as HiNet (`match_parameters: hinet`), what is left of the
 difference is what sharing in two stages is worth.
 
-Source: Adaptive Mixtures of Local Experts (Neural Computation 1991), equation 1: ``f(x) = sum_k g(x)_k f_k(x)``;
-called OMoE in the MMoE paper. The gate is the scenario's own, so that it may depend on the scenario.
+Source: Adaptive Mixtures of Local Experts (Neural Computation 1991), as a layer under towers: the one-gate mixture
+(OMoE) of the MMoE paper (KDD 2018), equation 5: ``f(x) = sum_k g(x)_k f_k(x)``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from hinet_model.nn.tower_group import TowerGroup
 
 class FlatMoE(nn.Module):
     """Shared experts, mixed once per row for all of its tasks.
+
+    OMoE has one gate in all; here each scenario has one, since the features need not tell the scenario.
 
     Args:
         in_dim: Width of the features.

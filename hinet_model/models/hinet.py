@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from feature_eng.settings import ConfigError
 from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import ModelSettings
-from hinet_model.models.counts import counts_of, specific_of, unknown_name
-from hinet_model.models.features import build_norm
+from hinet_model.models.counts import counts_of, specific_of
+from hinet_model.models.features import build_norm, columns_of
 from hinet_model.models.model import ModelKind
 from hinet_model.nn.dropout import dropout_
 from hinet_model.nn.embedding import FusedEmbedding
@@ -203,24 +203,9 @@ def hinet_sizes(settings: ModelSettings, scenarios: Sequence[str], tasks: Sequen
     )
 
 
-def _attention_columns(
-    names: Sequence[str], layout: BatchLayout, embedding: FusedEmbedding
-) -> tuple[int, ...]:
-    """Places of named features in a row of features."""
-    places = {field.name: embedding.columns_of(number) for number, field in enumerate(layout.slot_fields)}
-    first = len(layout.slot_fields) * embedding.dim
-    places |= {name: [first + number] for number, name in enumerate(layout.number_columns)}
-    unknown = [
-        unknown_name("model.scenario_features", name, list(places)) for name in names if name not in places
-    ]
-    if unknown:
-        raise ConfigError(unknown)
-    return tuple(column for name in names for column in places[name])
-
-
 def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> HiNet:
     sizes = hinet_sizes(settings, layout.scenario_names, layout.task_names)
-    columns = _attention_columns(settings.scenario_features, layout, embedding)
+    columns = columns_of("model.scenario_features", settings.scenario_features, layout, embedding)
     norm = build_norm(settings, layout, embedding.out_dim)
     return HiNet(embedding, replace(sizes, attention_columns=columns), norm)
 

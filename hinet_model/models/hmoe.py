@@ -2,8 +2,8 @@
 
 Source: Improving Multi-Scenario Learning to Rank in E-commerce by Exploiting Task Relationships in the Label Space
 (CIKM 2020). Feature space: the extract of scenario ``m`` is ``f_m(x) = sum_k g_m(x)_k e_k(x)``. Label space:
-``y_i = sum_m w_i(x)_m tower_m(f_m(x))``, where the scores of the other scenarios, ``m != i``, pass no gradient on,
-so that a row trains its own scenario's tower alone. Scores are mixed before the sigmoid.
+``y_i = sum_m w_i(x)_m tower_m(f_m(x))``, where the scores of the other scenarios, ``m != i``, pass no gradient on
+(the paper's task-constrained back-propagation): a row trains the tower and the feature gate of its own scenario alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class HMoE(nn.Module):
     """Shared experts, a gate in feature space and one in label space per scenario.
 
     Every row runs through the towers of all scenarios (the equations ask for it): the cost of the towers grows
-    with the number of scenarios.
+    with the number of scenarios. Scores are mixed before the sigmoid, so that the answer is a logit. The paper has
+    one label; here both gates of a scenario serve all of its tasks (`joint: per_task` gives each task its own), and
+    a task's scores are mixed with scores of the same task. A gate reads the features; it is the scenario's own, so
+    that it need not read which scenario that is.
 
     Args:
         in_dim: Width of the features.

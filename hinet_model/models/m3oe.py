@@ -4,8 +4,7 @@ Source: M3oE: Multi-Domain Multi-Task Mixture-of-Experts Recommendation Framewor
 star-shaped layer and a skip connection; for scenario ``i`` and task ``j`` the tower then reads
 ``sum_k g_ij(h)_k F_k(h) + e_D D_i(h) + e_T T_j(h)``, with
 ``D_i = b_D d_i(h) + (1 - b_D) mean of the other d_m(h)`` and ``T_j`` likewise. The four shares ``e`` and ``b`` are
-sigmoids of learned numbers; where there are no others ``b`` is 1 and not learned. Not as in the authors' code, gates
-pass their gradient on to ``h``, and layers are not normalised one by one (`normalisation` does so to the features).
+sigmoids of learned numbers; where there are no others ``b`` is 1 and not learned.
 """
 
 from __future__ import annotations
@@ -29,6 +28,11 @@ from hinet_model.nn.tower_group import TowerGroup
 
 class M3oE(nn.Module):
     """Three groups of experts and their fusion.
+
+    Not as in the authors' code: the star-shaped layer is followed by ReLU itself, not by one more linear layer (with
+    nothing between them the two are one map); gates have no bias, and pass their gradient on to ``h``; layers are
+    not normalised one by one (`normalisation` does so to the features). The shares are learned with all other
+    weights and from the same rows; the paper's search takes turns with the weights.
 
     Args:
         in_dim: Width of the features.

@@ -1,7 +1,7 @@
 """MMoE: experts that everybody shares, weighed anew by a gate per scenario and task.
 
 Source: Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts (KDD 2018),
-equations 5 to 7: ``y_k = h_k(f_k(x))``, ``f_k(x) = sum_n g_k(x)_n f_n(x)``, ``g_k(x) = softmax(W_k x)``. In the
+equations 6 to 8: ``y_k = h_k(f_k(x))``, ``f_k(x) = sum_n g_k(x)_n f_n(x)``, ``g_k(x) = softmax(W_k x)``. In the
 joint model each (scenario, task) pair is one of its tasks ``k``.
 """
 

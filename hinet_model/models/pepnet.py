@@ -1,9 +1,10 @@
 """PEPNet: gates that scale embeddings by the scenario, and layers by the row.
 
 Source: PEPNet: Parameter and Embedding Personalized Network (KDD 2023). Gate NU:
-``d = 2 sigmoid(W' relu(W x + b) + b')``. EPNet: ``O = d(Emb(s) | sg(E)) * E``. PPNet: each layer of each task's
-network is scaled by its part of ``d_task(prior | sg(O))``. The paper's prior is the ids of user, item and author;
-here it is the indicator's embedding, beside the features in `O`. Gradients stop (``sg``) where gates read features.
+``d = 2 sigmoid(W' relu(W x + b) + b')``. EPNet: ``O = d(Emb(s) | sg(E)) * E``. PPNet: each hidden layer of each
+task's network is scaled by its part of ``d_task(prior | sg(O))``. The prior is what tells users and items apart (the
+paper: ids of user, item and author). Gradients stop (``sg``) where gates read features in general, and pass where they
+read a prior.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import ModelSettings
 from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import embedded
+from hinet_model.models.features import columns_of, embedded
 from hinet_model.models.model import ModelKind
 from hinet_model.nn import stop_gradient as stops
 from hinet_model.nn.embedding import FusedEmbedding
@@ -28,6 +29,9 @@ from hinet_model.nn.tower_group import TowerGroup
 class PEPNet(nn.Module):
     """Gated features, a gated network per task, and a tower per scenario and task.
 
+    The gates of layers read the indicator beside the prior, and alone where no prior is named. The networks serve
+    all scenarios, as the paper's do; the towers on top, which it does not have, are not gated.
+
     Args:
         in_dim: Width of the features.
         num_scenarios: Scenarios M.
@@ -36,6 +40,7 @@ class PEPNet(nn.Module):
         tower_dims: Hidden widths of a tower.
         scenario_embedding_dim: Width of the indicator's embedding.
         gate_dim: Hidden width of the gates.
+        prior_columns: Places of the prior among the features.
         dropout: Rate of dropout in the networks.
         tower_dropout: Rate of dropout in the towers.
 
@@ -52,6 +57,7 @@ class PEPNet(nn.Module):
         tower_dims: Sequence[int],
         scenario_embedding_dim: int,
         gate_dim: int,
+        prior_columns: Sequence[int],
         dropout: float,
         tower_dropout: float,
     ) -> None:
@@ -59,9 +65,15 @@ class PEPNet(nn.Module):
         gate_in = scenario_embedding_dim + in_dim
         widths = [in_dim, *dims]
         self.dims = list(dims)
+        self.prior_columns: Tensor
+        self.register_buffer(
+            "prior_columns", torch.tensor(prior_columns, dtype=torch.int64), persistent=False
+        )
         self.indicator = nn.Parameter(torch.empty(num_scenarios, scenario_embedding_dim))
         self.embedding_gate = StackedMLP(1, gate_in, [gate_dim, in_dim], 0.0, relu_last=False)
-        self.layer_gates = StackedMLP(num_tasks, gate_in, [gate_dim, sum(dims)], 0.0, relu_last=False)
+        self.layer_gates = StackedMLP(
+            num_tasks, gate_in + len(prior_columns), [gate_dim, sum(dims)], 0.0, relu_last=False
+        )
         self.layers = nn.ModuleList(
             StackedMLP(num_tasks, wide, [narrow], dropout) for wide, narrow in pairwise(widths)
         )
@@ -82,7 +94,8 @@ class PEPNet(nn.Module):
         indicator_BD = self.indicator.index_select(0, batch.scenario_index)
         scale_1BD = self.embedding_gate(torch.cat([indicator_BD, stops.stop_gradient(x_BD)], dim=1))
         scaled_BD = 2 * torch.sigmoid(scale_1BD.squeeze(0)) * x_BD
-        score_NBL = self.layer_gates(torch.cat([indicator_BD, stops.stop_gradient(scaled_BD)], dim=1))
+        prior_BD = torch.cat([indicator_BD, x_BD.index_select(1, self.prior_columns)], dim=1)
+        score_NBL = self.layer_gates(torch.cat([prior_BD, stops.stop_gradient(scaled_BD)], dim=1))
         scales = torch.split(2 * torch.sigmoid(score_NBL), self.dims, dim=-1)
         hidden = scaled_BD
         for layer, scale_NBH in zip(self.layers, scales, strict=True):
@@ -99,6 +112,7 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
         settings.tower_dims,
         settings.scenario_embedding_dim,
         settings.gate_dim,
+        columns_of("model.prior_features", settings.prior_features, layout, embedding),
         settings.expert_dropout,
         settings.tower_dropout,
     )
@@ -113,6 +127,7 @@ MODEL = ModelKind(
             "tower_dims",
             "scenario_embedding_dim",
             "gate_dim",
+            "prior_features",
             "expert_dropout",
             "tower_dropout",
         }

@@ -1,9 +1,8 @@
 """PLE: levels of customised gate control, in which what is shared and what is specific stay apart.
 
-Source: Progressive Layered Extraction (RecSys 2020), equations 1 to 6. In the joint model each (scenario, task)
-pair is one of its tasks. A row runs through the shared experts and those of its own scenario's tasks: the shared
-gate of a level, which in the paper weighs the experts of all tasks, weighs the shared ones and those of the
-row's scenario, and is the scenario's own (with one scenario this is the paper's equation 6).
+Source: Progressive Layered Extraction (RecSys 2020), equations 1 to 6: in level ``j`` task ``k`` goes on with
+``g_kj = softmax(W_kj g_k(j-1)) S_kj``, where ``S_kj`` are the answers of the task's experts to ``g_k(j-1)`` and of the
+shared ones to ``g_s(j-1)``; the shared gate reads ``g_s(j-1)`` and weighs the experts of all tasks.
 """
 
 from __future__ import annotations
@@ -99,6 +98,11 @@ class ControlLevel(nn.Module):
 
 class PLE(nn.Module):
     """Stacked levels and towers.
+
+    Each (scenario, task) pair is one of the paper's tasks, but a row runs through the shared experts and those of
+    its own scenario's tasks alone. The shared gate of a level therefore weighs the shared experts and those of the
+    row's scenario, not those of all pairs, and is the scenario's own. With one scenario (`joint: per_scenario`) it is
+    the paper's. The cost of a row does not grow with the number of scenarios.
 
     Args:
         in_dim: Width of the features.

@@ -1,6 +1,7 @@
 """Shared Bottom: one perceptron that everybody shares, and a tower per scenario and task.
 
-Source: Multitask Learning (Caruana, Machine Learning 1997); ``y_ij = tower_ij(bottom(x))``.
+Source: Multitask Learning (Caruana, Machine Learning 1997); ``y_ij = tower_ij(bottom(x))``, equation 1 of the MMoE
+paper (KDD 2018) with each (scenario, task) pair as one of its tasks.
 """
 
 from __future__ import annotations

@@ -30,6 +30,9 @@ _SPREAD = 0.1
 class Star(nn.Module):
     """Star-shaped layers and towers, and the auxiliary network.
 
+    The paper has one task: here the auxiliary network's hidden layer serves all tasks, and each has its output. It
+    reads the features as the layers do, after partitioned normalisation, and knows the scenario by the indicator.
+
     Args:
         in_dim: Width of the features.
         num_scenarios: Scenarios M.

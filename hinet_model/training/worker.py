@@ -347,7 +347,7 @@ def epoch_plan(job: TrainingJob, epoch: int, split: str = "train") -> EpochPlan:
 def build_loss(settings: RunSettings, layout: BatchLayout, scenario_rows: Sequence[int]) -> MultiTaskLoss:
     """The loss that the settings describe, over a training split with these rows per scenario."""
     weights = loss_weights(settings.loss, layout.scenario_names, layout.task_names, scenario_rows)
-    return MultiTaskLoss(weights.row_factors, weights.tasks)
+    return MultiTaskLoss(weights.row_factors, weights.tasks, settings.loss.calibrator_weight)
 
 
 def run_identity(job: TrainingJob) -> str:

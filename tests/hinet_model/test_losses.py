@@ -54,6 +54,18 @@ def test_weights_are_read_by_name_and_every_wrong_name_is_refused_at_once() -> N
     assert "loss.scenario_weights: no weight for 'b'" in str(error.value)
 
 
+def test_the_calibrator_weighs_what_a_task_is_likelier_than_the_one_before_it() -> None:
+    batch = make_batch(make_layout(3, 3), [0, 2])
+    logits = torch.logit(torch.tensor([[0.5, 0.7, 0.1], [0.2, 0.1, 0.5]])).requires_grad_()
+    plain, cells = MultiTaskLoss((1.0, 1.0, 2.0), (1.0, 3.0, 5.0))(logits, batch)
+    calibrated, same_cells = MultiTaskLoss((1.0, 1.0, 2.0), (1.0, 3.0, 5.0), 0.6)(logits, batch)
+    excess = 1.0 * 3.0 * (0.7 - 0.5) + 2.0 * 5.0 * (0.5 - 0.1)
+    assert (calibrated - plain).item() == pytest.approx(0.6 * excess / 2)
+    assert torch.equal(cells, same_cells)
+    (gradient,) = torch.autograd.grad(calibrated - plain, logits)
+    assert gradient.sign().tolist() == [[-1, 1, 0], [0, -1, 1]]
+
+
 def test_a_factor_multiplies_its_task_alone_and_task_losses_add_up() -> None:
     batch = make_batch(make_layout(), [0, 1, 2, 2])
     logits = torch.linspace(-2, 2, 8).view(4, 2)

@@ -104,6 +104,8 @@ def train(
         ("hinet", "pcgrad"),
         ("star", "none"),
         ("star", "pcgrad"),
+        ("aitm", "none"),
+        ("aitm", "pcgrad"),
     ],
 )
 def test_two_workers_have_the_weights_of_one(
@@ -116,7 +118,12 @@ def test_two_workers_have_the_weights_of_one(
     settings = RunSettings(
         model=ModelSettings(name=model, embedding_dim=8, expert_dims=[8], tower_dims=[4]),
         loss=LossSettings.model_validate(
-            {"scheme": "sqrt", "task_weights": {"like": 0.5}, "balance": balance}
+            {
+                "scheme": "sqrt",
+                "task_weights": {"like": 0.5},
+                "balance": balance,
+                "calibrator_weight": 0.6 if model == "aitm" else 0.0,
+            }
         ),
         optimiser=OptimiserSettings(learning_rate=0.01),
         training=TrainingSettings(workers=1, log_every_steps=100),
@@ -145,6 +152,11 @@ def test_two_workers_have_the_weights_of_one(
     if balance in ("uncertainty", "dwa", "gradnorm"):
         assert results[0][1] == pytest.approx(one[1], rel=1e-4)
         assert one[1] != (1.0, 1.0), "the balance never moved: nothing was tested"
+    if model == "aitm":
+        loss = settings.loss.model_copy(update={"calibrator_weight": 0.0})
+        without = settings.model_copy(update={"loss": loss})
+        uncalibrated = train(LocalWorld(), without, layout, columns)
+        assert one[2] != pytest.approx(uncalibrated[2], rel=1e-5), "the calibrator never spoke"
     if model == "star":
         assert (one[0]["norm.steps"] > 0).all()
         assert not torch.equal(one[0]["norm.mean"], torch.zeros_like(one[0]["norm.mean"]))
