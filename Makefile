@@ -8,7 +8,7 @@ BIN := .venv/bin
 CONFIG ?= conf/train/movielens.yml
 CONTRACT ?= conf/contracts/movielens.yml
 GPU ?=
-# Each starts Spark, and Horovod workers in its turn: more than two want more than 16 GiB.
+# Each starts Spark, and Horovod workers in its turn: more than two want more than 16 GiB. A thread of torch each.
 TEST_PROCESSES ?= 2
 
 # Spark's driver and workers must run this environment's interpreter, wherever they are started from.
@@ -32,7 +32,7 @@ run: setup  ## the whole flow on MovieLens-100K: raw ratings to scores by a prom
 	@$(BIN)/python jobs/score.py --config $(CONFIG)
 
 test: setup  ## every test (HINET_ML1M=<folder> adds those on MovieLens-1M)
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup  ## ruff, mypy and the direction of imports
 	@$(BIN)/ruff check .

@@ -28,7 +28,7 @@ class _Bucket:
     def __init__(self, name: str, parameters: list[nn.Parameter], extra: int, device: torch.device) -> None:
         self.name = name
         total = sum(parameter.numel() for parameter in parameters)
-        self.buffer = torch.zeros(total + extra, dtype=torch.float32, device=device)
+        self.buffer = torch.zeros(total + extra, dtype=parameters[0].dtype, device=device)
         self.gradients = self.buffer[:total]
         self.extra = self.buffer[total:]
         self.num_parameters = len(parameters)
@@ -47,7 +47,7 @@ class GradientExchange:
     Per step: `start_step`, backward, `gather_rows`, fill `statistics`, `finish`.
 
     Args:
-        parameters: The dense parameters (float32), in an order that is the same on all ranks.
+        parameters: The dense parameters, of one dtype, in an order that is the same on all ranks.
         world: The workers.
         num_statistics: Floats that travel with the last bucket.
         bucket_bytes: Size at which a bucket is closed.

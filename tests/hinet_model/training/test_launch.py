@@ -24,6 +24,7 @@ from hinet_model.training.worker import TrainingJob
 pytestmark = [
     pytest.mark.spark,
     pytest.mark.distributed,
+    pytest.mark.slow,
     # Horovod's own thread dies of the Spark job that a failing worker takes along.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
 ]
