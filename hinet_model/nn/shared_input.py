@@ -3,7 +3,8 @@
 The first layers of all perceptrons of a tile are one wide product, and so is the gradient of the rows that they
 share: a batched product would write that gradient once per perceptron and then sum. Later layers are products of
 strided views, in the layout [row, perceptron, width] from end to end, so nothing is transposed. Buffers of the
-backward pass are of a tile's size and used again for every tile.
+backward pass are of a tile's size and used again for every tile. (Two cores of an Ice Lake Xeon, 35 perceptrons of
+320-128-64, 4,096 rows, forward and backward: 1.5 times as fast as one batched product per layer.)
 
 Shape letters in this file:
     B  rows                       I  width of a row, or of a layer's input
