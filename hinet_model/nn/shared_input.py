@@ -55,11 +55,9 @@ class _SharedInput(torch.autograd.Function):
         weights, biases = parameters[::2], parameters[1::2]
         num_rows, num_stacked = rows.shape[0], weights[0].shape[0]
         answer = rows.new_empty(num_rows, num_stacked, weights[-1].shape[1])
-        ctx.spans = list(_spans(num_stacked, max(1, TILE_WIDTH // weights[0].shape[2])))
+        ctx.spans = list(_spans(num_stacked, max(1, TILE_WIDTH // weights[0].shape[1])))
         ctx.scale = 1.0
-        of_tiles: list[
-            Tensor
-        ] = []  # of each: the first layer's weights, then what all layers but the last leave
+        of_tiles: list[Tensor] = []  # of each: what all layers but the last leave
         for first, stop in ctx.spans:
             kept = [rows.new_empty(num_rows, stop - first, weight.shape[1]) for weight in weights[:-1]]
             outputs = [*kept, answer[:, first:stop]]

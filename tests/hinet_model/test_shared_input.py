@@ -84,6 +84,14 @@ def test_dropout_zeroes_at_its_rate_and_passes_scaled_gradients_where_it_does_no
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-2)
 
 
+def test_a_tile_has_as_many_perceptrons_as_their_first_layers_fit_its_width(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_input, "TILE_WIDTH", 10)
+    x, layers = make(4, 5, (5, 3))
+    assert shared_input_mlp(x, layers, 0.0, relu_last=True).grad_fn.spans == [(0, 2), (2, 4), (4, 5)]
+
+
 def test_a_gradient_may_be_asked_for_twice() -> None:
     x, layers = make(9, 5, (5, 3))
     answer = shared_input_mlp(x, layers, 0.0, relu_last=True)
