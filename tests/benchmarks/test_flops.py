@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_sizes import SMALL
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import flops
@@ -11,16 +12,6 @@ from benchmarks.reference import PlainBatch, reference_loss
 from benchmarks.workload import build_ours, build_reference, make_batches, make_layout, sizes_of
 from hinet_model.config import ModelSettings
 
-SMALL = ModelSettings(
-    embedding_dim=4,
-    sub_experts=3,
-    sub_expert_dims=[8, 6],
-    shared_experts=2,
-    specific_experts=2,
-    expert_dims=[7, 5],
-    tower_dims=[6, 4],
-    scenario_embedding_dim=5,
-)
 UNEQUAL = SMALL.model_copy(
     update={
         "sub_experts": {"shared": 2, **{f"s{i}": 1 + i % 3 for i in range(6)}},

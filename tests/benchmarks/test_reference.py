@@ -6,23 +6,13 @@ import dataclasses
 
 import pytest
 import torch
+from small_sizes import SMALL
 
 from benchmarks.reference import PlainBatch, ReferenceHiNet, reference_loss, weight_pairs
 from benchmarks.workload import build_ours, build_reference, make_batches, make_layout, sizes_of
 from hinet_model.config import ModelSettings
 from hinet_model.losses import MultiTaskLoss
 
-SMALL = ModelSettings(
-    embedding_dim=4,
-    embedding_std=1.0,
-    sub_experts=3,
-    sub_expert_dims=[8, 6],
-    shared_experts=2,
-    specific_experts=2,
-    expert_dims=[7, 5],
-    tower_dims=[6, 4],
-    scenario_embedding_dim=5,
-)
 UNEQUAL = SMALL.model_copy(
     update={
         "sub_experts": {"shared": 2, "s0": 1, "s1": 3, "s2": 2},
