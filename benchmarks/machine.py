@@ -38,13 +38,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def prepare(given: argparse.Namespace) -> None:
     """Set the threads, and start the process anew if its memory comes from elsewhere than asked."""
-    _enter_malloc(given.malloc)
+    enter_malloc(given.malloc)
     torch.set_num_threads(given.threads or torch.get_num_threads())
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch sees no CUDA device")
 
 
-def _enter_malloc(mode: str) -> None:
+def enter_malloc(mode: str) -> None:
+    """Start the process anew if its memory comes from elsewhere than asked."""
     # glibc reads these once, when a process starts.
     wanted: dict[str, str | None] = dict(KEEP_MALLOC) if mode == "keep" else dict.fromkeys(KEEP_MALLOC)
     if all(os.environ.get(name) == value for name, value in wanted.items()):
