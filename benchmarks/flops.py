@@ -1,8 +1,8 @@
 """Floating-point operations of a training step, by formula: matrix products alone, two per multiply-add.
 
 The backward pass of a product is two products of the same size, one for each factor; none is left out, since the
-first layer's input are embeddings, which train. So a step is three times its forward pass. Counted is what is
-really computed: places of a gate bank that hold no expert, and for the reference the scenarios that a row is not of.
+first layer's input are embeddings, which train. So a step is three times its forward pass. Ours is counted as compiled experts
+compute it, where nothing is computed in vain; the reference with the scenarios that a row is not of.
 `torch.utils.flop_counter` counts the same (`tests/benchmarks/test_flops.py`).
 
 Letters in this file:
@@ -31,21 +31,18 @@ def own_step(sizes: HiNetSizes, in_dim: int, scenario_counts: Sequence[int]) -> 
     num_scenarios, width = len(sizes.shared_experts), sizes.sub_expert_dims[-1]
     in_task_layer = 3 * width
     counts = sizes.sub_experts
-    sub_expert = _perceptron(in_dim, sizes.sub_expert_dims)
+    run = sum(counts)
     if sizes.top_k is not None and sizes.top_k < num_scenarios - 1:
         if len(set(counts)) > 1:
             raise ValueError(f"sub-experts {list(counts)}; with top_k the formula needs equal counts")
-        extractors = 2 + sizes.top_k
-        per_row = extractors * counts[0] * (sub_expert + in_dim + width)
-    else:
-        per_row = sum(counts) * (sub_expert + 3 * width) + len(counts) * max(counts) * in_dim
-    total = sum(scenario_counts) * per_row
+        run = (2 + sizes.top_k) * counts[0]
+    total = sum(scenario_counts) * run * (_perceptron(in_dim, sizes.sub_expert_dims) + in_dim + width)
     for rows, shared, specific in zip(
         scenario_counts, sizes.shared_experts, sizes.specific_experts, strict=True
     ):
         experts, num_tasks = shared + sum(specific), len(specific)
-        # The tasks' gates are one bank, with a place for every expert of the scenario.
-        mixing = num_tasks * experts * (in_task_layer + sizes.expert_dims[-1])
+        scores = sum(shared + own for own in specific)
+        mixing = scores * in_task_layer + num_tasks * experts * sizes.expert_dims[-1]
         towers = num_tasks * _perceptron(sizes.expert_dims[-1], [*sizes.tower_dims, 1])
         total += rows * (experts * _perceptron(in_task_layer, sizes.expert_dims) + mixing + towers)
     return _STEP * total

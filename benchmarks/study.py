@@ -211,7 +211,12 @@ class _Results:
 
     def add(self, trial: _Trial, outcome: Mapping[str, Any]) -> None:
         """Keep what a trial gave."""
-        who = {"study": trial.study, "variant": trial.variant, "candidate": trial.candidate, "seed": trial.seed}
+        who = {
+            "study": trial.study,
+            "variant": trial.variant,
+            "candidate": trial.candidate,
+            "seed": trial.seed,
+        }
         line = {**who, **trial.key(self._table), **outcome}
         self._found.append(line)
         with self._path.open("a", encoding="utf-8") as out:
@@ -312,7 +317,9 @@ def report(name: str, study: Study, results: _Results) -> str:
     ]
     for variant in study.variants:
         candidate = _chosen(name, study, variant, results)
-        outcomes = [results.of(trial) for trial in _finals(name, study, variant, candidate)] if candidate else []
+        outcomes = (
+            [results.of(trial) for trial in _finals(name, study, variant, candidate)] if candidate else []
+        )
         found = [one for one in outcomes if one is not None]
         if found:
             tests = [one["test"] for one in found]
@@ -335,12 +342,16 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="trials side by side, a core each")
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="run only these; all if left out")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="print the table of what was run, and run nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="print the table of what was run, and run nothing"
+    )
     given = parser.parse_args()
     study = STUDIES[given.study]
     unknown = set(given.variants or ()) - study.variants.keys()
     if unknown:
-        parser.error(f"--variants: no {', '.join(sorted(unknown))}; expected some of {', '.join(study.variants)}")
+        parser.error(
+            f"--variants: no {', '.join(sorted(unknown))}; expected some of {', '.join(study.variants)}"
+        )
     if given.variants:
         study = replace(study, variants={name: study.variants[name] for name in given.variants})
     results = _Results(given.results, study.table)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import Layers, StackedMLP
+from hinet_model.nn.routed_experts import ExpertGroups, can_route, routed_experts
 from hinet_model.nn.routing import Segment, pieces_of, segments_of
 
 
@@ -26,7 +29,9 @@ class ScenarioExtractors(nn.Module):
     sub-experts' answers, they are computed as such: the gates' weights are multiplied with the rows of the
     attention table, and one product sums all answers three times. No ``S_m`` is ever formed.
     Without attention a row needs its own extractor alone, and is sent through no other; with ``top_k`` its own
-    and those of the ``k`` scenarios that its own listens to.
+    and those of the ``k`` scenarios that its own listens to. On a CPU all of it is one compiled operation
+    (`routed_experts`), which forms each ``S_m`` only for the rows that need it; what follows it here is the same by
+    torch's own operations, for GPUs, bf16, and attention that varies by row.
 
     Args:
         in_dim: Width ``D`` of the features.
@@ -77,6 +82,7 @@ class ScenarioExtractors(nn.Module):
             [(group == 0).expand(len(scenario), -1), group == (scenario + 1).unsqueeze(1)], dim=1
         )
         self.register_buffer("fixed", fixed.float(), persistent=False)
+        self.groups = ExpertGroups.of([[[True] * count] for count in counts])
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all parameters anew."""
@@ -100,12 +106,39 @@ class ScenarioExtractors(nn.Module):
             attention: The table ``(M, M)``, or weights of each row; None exactly if built without attention.
             per_row: ``attention`` is ``(B, M)``.
         """
+        if can_route(x_BD) and not per_row:
+            return self._compiled(x_BD, scenario_counts, attention)
         if not self.attention:
             return self._routed(x_BD, scenario_counts)
         assert attention is not None
         if self.top_k is not None:
             return self._routed_top(x_BD, scenario_counts, attention, self.top_k)
         return self._all_sums(x_BD, scenario_index, attention, per_row)
+
+    def _compiled(self, x_BD: Tensor, scenario_counts: Sequence[int], table: Tensor | None) -> Tensor:
+        """Every extractor on the rows that need it, gates and the three sums included, as one operation."""
+        table = None if table is None else table.to(x_BD.dtype)
+        heard = None if table is None else self._heard(table.detach())
+        sums: Tensor = routed_experts(
+            x_BD,
+            self.sub_experts.layers(),
+            self.gates.weight,
+            table,
+            self.groups,
+            _extractor_pieces(scenario_counts, heard),
+            num_blocks=3 if self.attention else 2,
+            dropout=self.sub_experts.dropout if self.training else 0.0,
+        )
+        return sums.flatten(1)
+
+    def _heard(self, table: Tensor) -> npt.NDArray[np.bool_]:
+        """Whom each scenario listens to. ``(M, M)``"""
+        num_scenarios = len(self.counts) - 1
+        if self.top_k is None:
+            return ~np.eye(num_scenarios, dtype=np.bool_)
+        heard = np.zeros((num_scenarios, num_scenarios), dtype=np.bool_)
+        np.put_along_axis(heard, table.topk(self.top_k, dim=1).indices.numpy(), True, axis=1)
+        return heard
 
     def _all_sums(self, x_BD: Tensor, scenario_index: Tensor, attention: Tensor, per_row: bool) -> Tensor:
         answer_EBH = self.sub_experts(x_BD)
@@ -174,3 +207,25 @@ class ScenarioExtractors(nn.Module):
         answer_EnH = self.sub_experts(rows, layers)
         gate_n1E = self.gates(rows, group, weight)
         return torch.bmm(gate_n1E, answer_EnH.transpose(0, 1)).squeeze(1)
+
+
+def _extractor_pieces(scenario_counts: Sequence[int], heard: npt.NDArray[np.bool_] | None) -> Tensor:
+    """Which rows an extractor works on, and for which of a row's sums; see `routed_experts`.
+
+    Group 0 is the shared extractor and works for block 0, ``G``; group ``m + 1`` is scenario ``m``'s and works for
+    block 1, ``S``, of its own rows, and for block 2, ``A``, of the rows of scenarios that listen to it.
+    """
+    counts = np.asarray(scenario_counts, dtype=np.int64)
+    stops = counts.cumsum()
+    own = np.eye(len(counts), dtype=np.bool_)
+    needed = (own if heard is None else own | heard) & (counts > 0)[:, None]
+    extractor, listener = needed.T.nonzero()
+    with_rows = counts.nonzero()[0]
+    group = np.concatenate([np.zeros_like(with_rows), extractor + 1])
+    scenario = np.concatenate([with_rows, listener])
+    is_own = scenario == group - 1
+    block = np.where(group == 0, 0, np.where(is_own, 1, 2))
+    mix = np.where(block == 2, scenario * len(counts) + group - 1, -1)
+    return torch.from_numpy(
+        np.stack([group, stops[scenario] - counts[scenario], stops[scenario], block, mix], axis=1)
+    )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hinet_model.nn.gate import Members, SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
+from hinet_model.nn.routed_experts import ExpertGroups, can_route, routed_experts, scenario_pieces
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
@@ -59,6 +60,7 @@ class TaskLayer(nn.Module):
         self.experts = StackedMLP(sum(self.counts), in_dim, dims, dropout)
         banks = [_members(own, tasks) for own, tasks in zip(shared, specific, strict=True)]
         self.gates = SoftmaxGates(in_dim, banks, enabled=gates)
+        self.groups = ExpertGroups.of(banks)
         self.towers = TowerGroup(len(shared), num_tasks, dims[-1], tower_dims, tower_dropout)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -74,6 +76,18 @@ class TaskLayer(nn.Module):
             c_BD: What the scenario layer made of the rows, sorted by scenario.
             scenario_counts: Rows of each scenario.
         """
+        if can_route(c_BD):
+            extract_B1NH = routed_experts(
+                c_BD,
+                self.experts.layers(),
+                self.gates.weight,
+                None,
+                self.groups,
+                scenario_pieces(scenario_counts),
+                num_blocks=1,
+                dropout=self.experts.dropout if self.training else 0.0,
+            )
+            return self.towers.of_rows(extract_B1NH.squeeze(1), scenario_counts)
         experts, gates, towers = self.experts.split(self.counts), self.gates.split(), self.towers.split()
         pieces = pieces_of(c_BD, scenario_counts)
         logits: list[Tensor] = []

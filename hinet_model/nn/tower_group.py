@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hinet_model.nn.mlp import Layers, StackedMLP
+from hinet_model.nn.routed_experts import ExpertGroups, can_route, routed_experts, tower_pieces
 from hinet_model.nn.routing import pieces_of, segments_of
 
 
@@ -35,6 +36,9 @@ class TowerGroup(nn.Module):
             num_scenarios * num_tasks, in_dim, [*hidden_dims, 1], dropout, relu_last=False
         )
 
+        groups = [(scenario, task) for scenario in range(num_scenarios) for task in range(num_tasks)]
+        self.groups = ExpertGroups.of([[[True]]] * len(groups), [task * in_dim for _, task in groups])
+
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all parameters anew."""
         self.towers.reset_parameters(generator)
@@ -60,7 +64,24 @@ class TowerGroup(nn.Module):
             extract_NBH: Per task, what the layers before made of the rows, sorted by scenario.
             scenario_counts: Rows of each scenario.
         """
+        if can_route(extract_NBH):
+            return self.of_rows(extract_NBH.transpose(0, 1), scenario_counts)
         layers, pieces = self.split(), pieces_of(extract_NBH, scenario_counts, dim=1)
         return torch.cat(
             [self(pieces[scenario], layers[scenario]) for scenario, _, _ in segments_of(scenario_counts)]
         )
+
+    def of_rows(self, extract_BNH: Tensor, scenario_counts: Sequence[int]) -> Tensor:
+        """The same as `route` of what stands row by row, as one compiled operation. ``(B, N)``"""
+        logits: Tensor = routed_experts(
+            extract_BNH.flatten(1),
+            self.towers.layers(),
+            None,
+            None,
+            self.groups,
+            tower_pieces(scenario_counts, self.num_tasks),
+            num_blocks=self.num_tasks,
+            dropout=self.towers.dropout if self.training else 0.0,
+            relu_last=False,
+        )
+        return logits.flatten(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from batches import make_batch, make_layout
@@ -11,6 +14,9 @@ from feature_eng.settings import ConfigError
 from hinet_model.config import ModelSettings
 from hinet_model.models.build import build_model
 from hinet_model.models.hinet import HiNet
+from hinet_model.native import library
+from hinet_model.nn import expert_group
+from hinet_model.nn.routed_experts import routed_experts
 
 SIZES = {
     "embedding_dim": 4,
@@ -24,6 +30,8 @@ SIZES = {
     "scenario_embedding_dim": 4,
 }
 ROWS = [0, 0, 0, 1, 3, 3, 4, 4, 4, 4]
+
+pytestmark = pytest.mark.usefixtures("experts")
 
 
 def hinet(num_scenarios: int = 5, **changes: object) -> HiNet:
@@ -76,15 +84,55 @@ def test_listening_to_all_others_is_full_attention_to_the_bit(top_k: int) -> Non
 
 
 @pytest.mark.parametrize("top_k", [1, 3])
-def test_a_row_runs_through_the_shared_its_own_and_k_other_extractors_alone(top_k: int) -> None:
+def test_a_row_runs_through_the_shared_its_own_and_k_other_extractors_alone(
+    top_k: int, experts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = hinet(scenario_attention="top_k", top_k=top_k)
     assert model.extractors is not None
     seen: list[int] = []
     model.extractors.sub_experts.register_forward_hook(
         lambda _module, inputs, _output: seen.append(inputs[0].shape[0])
     )
+
+    def routed(*given: Any, **options: Any) -> Tensor:
+        seen.extend(stop - start for _, start, stop, _, _ in given[5].tolist())
+        return routed_experts(*given, **options)
+
+    monkeypatch.setattr(expert_group, "routed_experts", routed)
     model(make_batch(make_layout(5), ROWS))
     assert sum(seen) == len(ROWS) * (2 + top_k)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"scenario_attention": "none"}, {"scenario_attention": "top_k", "top_k": 3}]
+)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_compiled_experts_equal_torchs_own_operations_on_many_rows(
+    changes: dict[str, object], threads: int, experts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of several pieces, groups that fall to two threads, a scenario without rows."""
+    if experts == "plain":
+        pytest.skip("it compares both")
+    layout = make_layout(7)
+    model = hinet(7, **changes).double()
+    batch = make_batch(layout, sorted([i * i % 7 for i in range(1500)] + [5] * 3))
+    batch = replace(batch, numbers=batch.numbers.double())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        results = []
+        for available in (True, False):
+            monkeypatch.setattr(library, "available", lambda available=available: available)
+            model.zero_grad()
+            logits = model(batch)
+            logits.square().sum().backward()
+            results.append((logits.detach(), [parameter.grad for parameter in model.parameters()]))
+    finally:
+        torch.set_num_threads(before)
+    (ours, our_grads), (theirs, their_grads) = results
+    torch.testing.assert_close(ours, theirs)
+    for our, their in zip(our_grads, their_grads, strict=True):
+        torch.testing.assert_close(our, their)
 
 
 def test_every_score_that_is_listened_to_learns_under_top_k() -> None:

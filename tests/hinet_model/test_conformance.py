@@ -21,6 +21,7 @@ from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import ModelSettings, OptimiserSettings
 from hinet_model.losses import MultiTaskLoss, scenario_weights
 from hinet_model.models.build import COMMON_KEYS, REGISTRY, build_model, num_dense_parameters
+from hinet_model.native import library
 from hinet_model.nn import stop_gradient
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
@@ -386,7 +387,10 @@ def test_gates_listen_to_their_rows_and_their_weights_sum_to_one(
     seen: list[Tensor] = []
     for gates in blocks(model, SoftmaxGates):
         gates.register_forward_hook(lambda _module, _inputs, weight: seen.append(weight))
-    model.eval()(make_batch(layout, mixed(num_scenarios)))
+    with pytest.MonkeyPatch.context() as patch:
+        # Compiled experts have their gates inside, where nobody looks; that they are equal is tested elsewhere.
+        patch.setattr(library, "available", lambda: False)
+        model.eval()(make_batch(layout, mixed(num_scenarios)))
     assert seen
     for weight in seen:
         torch.testing.assert_close(weight.sum(dim=-1), torch.ones_like(weight[..., 0]))

@@ -25,6 +25,8 @@ from hinet_model.nn.normalisation import ScenarioNorm
 ROWS = 12
 SHAPES = [(1, 1), (3, 2), (2, 3)]
 
+pytestmark = pytest.mark.usefixtures("experts")
+
 
 def build(name: str, num_scenarios: int, num_tasks: int, **changes: Any) -> Any:
     sizes: dict[str, Any] = {

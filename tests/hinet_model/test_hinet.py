@@ -16,6 +16,8 @@ from hinet_model.models.hinet import HiNet, HiNetSizes, hinet_sizes
 
 counts = st.integers(1, 3)
 
+pytestmark = pytest.mark.usefixtures("experts")
+
 
 def small(**changes: object) -> ModelSettings:
     sizes = {

@@ -23,12 +23,19 @@ from hinet_model.config import ModelSettings
 from hinet_model.models import build, hinet
 from hinet_model.models.hinet import HiNet
 from hinet_model.models.model import ModelKind
+from hinet_model.native import library
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import segments_of
 
 TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _without_compiled_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults are planted in the blocks' own ``forward``."""
+    monkeypatch.setattr(library, "available", lambda: False)
 
 
 def wrap(module: nn.Module, change: Callable[..., Any]) -> None:
