@@ -17,6 +17,7 @@ from hinet_model.config import RunSettings
 from hinet_model.loading import SnapshotReader
 from hinet_model.metrics import evaluate_cells, mean_defined
 from hinet_model.models.build import build_model, num_dense_parameters
+from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
 from hinet_model.training import checkpoint
 from hinet_model.training.recording import best_or_last
@@ -47,7 +48,7 @@ def run_trial(snapshot_json: str, config: str, overrides: list[str], tested: boo
     with tempfile.TemporaryDirectory() as folder:
         job = TrainingJob(settings, snapshot, schema, checkpoint_folder=folder, log_folder=folder)
         result = train(job, LocalWorld("cpu"), ReportList(), Progress())
-        layout = BatchLayout.from_schema(schema)
+        layout = build_layout(settings.model, schema)
         model = build_model(settings.model, layout, seed=0)
         saved, _ = checkpoint.read(best_or_last(Path(folder)))
         model.load_state_dict({**saved["model"], **saved["average"]["mean"]})

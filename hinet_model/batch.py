@@ -4,14 +4,17 @@ Shape letters in this file:
     B  rows in the batch             M  scenarios
     S  slot columns of id features   N  tasks
     P  number columns                U  distinct embedding rows the batch touches
+    L  look-ups of a row: S, and more where values are wider than a row of the table
 
-All id features share one fused embedding table: index ``j`` of field ``f`` is row ``offset[f] + j``. Making
-the distinct rows and the way back to them (``unique_ids``, ``inverse``) here, on the loader's thread, is what
-gives the embedding table a gradient that is de-duplicated before it exists.
+All id features share one fused embedding table: index ``j`` of field ``f`` is row ``offset[f] + j``, or, where
+a value is ``parts`` rows of the table wide, the ``parts`` rows from ``offset[f] + j * parts``. Making the
+distinct rows and the way back to them (``unique_ids``, ``inverse``) here, on the loader's thread, is what gives
+the embedding table a gradient that is de-duplicated before it exists.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +51,7 @@ class Batch:
         scenario_index: Scenario of each row, ascending. ``(B,)`` int64.
         unique_ids: Distinct rows of the fused embedding table that the batch touches, ascending. ``(U,)``
             int64.
-        inverse: Position in ``unique_ids`` of each slot; ``U`` marks padding. ``(B, S)`` int64.
+        inverse: Position in ``unique_ids`` of each part of each slot; ``U`` marks padding. ``(B, L)`` int64.
         numbers: Number features. ``(B, P)`` float32.
         labels: Labels 0 or 1, tasks in contract order. ``(B, N)`` float32; ``(B, 0)`` when scoring without
             labels.
@@ -89,16 +92,18 @@ _TENSORS = ("scenario_index", "unique_ids", "inverse", "numbers", "labels", "row
 
 @dataclass(frozen=True)
 class SlotField:
-    """One id feature as the model sees it: which slot columns it has and which rows of the fused table.
+    """One id feature as the model sees it: which look-ups it has and which rows of the fused table.
 
     Args:
         name: Name of the feature in the contract.
         columns: Its columns in the training table, one per slot.
-        positions: Its places among the ``S`` slot columns of ``Batch.inverse``, contiguous and ascending.
+        positions: Its places among the ``L`` look-ups of ``Batch.inverse``, contiguous and ascending: the
+            first part of every slot, then the second of every slot, and so on.
         pooled: Whether its slots are pooled into one vector (multi-valued, history) and may hold padding.
         offset: First row of its vocabulary in the fused table; index 0 = unknown is that row.
         size: Number of its indices, "unknown" included.
         shares: Name of the field whose rows it uses too (the history of items uses the item's), else None.
+        parts: Rows of the table that make one value of it.
     """
 
     name: str
@@ -108,6 +113,7 @@ class SlotField:
     offset: int
     size: int
     shares: str | None
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -129,12 +135,14 @@ class BatchLayout:
     num_embeddings: int
 
     @classmethod
-    def from_schema(cls, schema: Mapping[str, Any]) -> BatchLayout:
+    def from_schema(cls, schema: Mapping[str, Any], widths: Mapping[str, int] | None = None) -> BatchLayout:
         """Lay out the fields of an encoder's `model_schema()`.
 
         Args:
             schema: ``{"fields": [{name, kind, slots, size, columns, shares}], "scenario_names",
                 "task_names"}``.
+            widths: Width of the embedding of every id feature that has rows of its own; all have one width
+                if not given. A row of the table is as wide as their greatest common divisor.
 
         Raises:
             BatchError: A field shares the rows of one that does not exist or has another size, or has a kind
@@ -142,16 +150,19 @@ class BatchLayout:
         """
         slot_fields: dict[str, SlotField] = {}
         numbers: list[str] = []
-        num_embeddings = num_slots = 0
+        num_embeddings = num_lookups = 0
         # A field may share the rows of one that comes later in the contract, so owners get their offsets
         # first.
         offsets: dict[str, int] = {}
         sizes: dict[str, int] = {}
+        parts: dict[str, int] = {}
+        row_dim = math.gcd(*widths.values()) if widths else 1
         for field in schema["fields"]:
             if field["kind"] in ("index", "indices") and field["shares"] is None:
                 offsets[field["name"]] = num_embeddings
                 sizes[field["name"]] = int(field["size"])
-                num_embeddings += int(field["size"])
+                parts[field["name"]] = widths[field["name"]] // row_dim if widths else 1
+                num_embeddings += int(field["size"]) * parts[field["name"]]
         for field in schema["fields"]:
             name, kind, shares = str(field["name"]), field["kind"], field["shares"]
             columns = tuple(str(column) for column in field["columns"])
@@ -173,16 +184,18 @@ class BatchLayout:
                     f"field '{name}' has {field['size']} indices but shares the embedding of '{owner}', "
                     f"which has {sizes[owner]}; expected equal sizes"
                 )
+            num_places = len(columns) * parts[owner]
             slot_fields[name] = SlotField(
                 name=name,
                 columns=columns,
-                positions=tuple(range(num_slots, num_slots + len(columns))),
+                positions=tuple(range(num_lookups, num_lookups + num_places)),
                 pooled=kind == "indices",
                 offset=offsets[owner],
                 size=sizes[owner],
                 shares=None if shares is None else owner,
+                parts=parts[owner],
             )
-            num_slots += len(columns)
+            num_lookups += num_places
         return cls(
             slot_fields=tuple(slot_fields.values()),
             number_columns=tuple(numbers),
@@ -213,7 +226,7 @@ class BatchLayout:
 
     @property
     def slot_columns(self) -> tuple[str, ...]:
-        """Training-table columns of the ``S`` slots, in the order of ``Batch.inverse``."""
+        """Training-table columns of the ``S`` slots, field by field."""
         return tuple(column for field in self.slot_fields for column in field.columns)
 
     @property
@@ -278,19 +291,54 @@ class BatchLayout:
     def _distinct_ids(
         self, columns: Mapping[str, npt.NDArray[Any]], order: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """``unique_ids (U,)`` and ``inverse (B, S)`` of the slot columns, rows taken in ``order``."""
+        """``unique_ids (U,)`` and ``inverse (B, L)`` of the slot columns, rows taken in ``order``."""
         num_rows = len(order)
         index_SB = np.empty((self.num_slots, num_rows), dtype=np.int32)
-        for field in self.slot_fields:
-            for position, name in zip(field.positions, field.columns, strict=True):
-                index_SB[position] = _column(columns, name, "int32", num_rows)
+        for slot, name in enumerate(self.slot_columns):
+            index_SB[slot] = _column(columns, name, "int32", num_rows)
         self._check_indices(index_SB)
         offset_S = np.array([f.offset for f in self.slot_fields for _ in f.columns], dtype=np.int64)
         index_SB = np.take(index_SB, order, axis=1)
-        id_SB = np.where(index_SB == PADDING, self.num_embeddings, index_SB + offset_S[:, None])
-        if self.num_embeddings <= _FLAG_ARRAY_ROWS:
-            return distinct_by_flags(np.ascontiguousarray(id_SB.T), self.num_embeddings)
-        return distinct_by_sort(np.ascontiguousarray(id_SB.T), self.num_embeddings)
+        mixed = any(field.parts > 1 for field in self.slot_fields)
+        if mixed:
+            parts_S = np.array([f.parts for f in self.slot_fields for _ in f.columns], dtype=np.int64)
+            value_SB = index_SB * parts_S[:, None] + offset_S[:, None]
+        else:
+            value_SB = index_SB + offset_S[:, None]
+        id_SB = np.where(index_SB == PADDING, self.num_embeddings, value_SB)
+        distinct = distinct_by_flags if self.num_embeddings <= _FLAG_ARRAY_ROWS else distinct_by_sort
+        unique_ids, inverse = distinct(np.ascontiguousarray(id_SB.T), self.num_embeddings)
+        return self._in_parts(unique_ids, inverse) if mixed else (unique_ids, inverse)
+
+    def _in_parts(
+        self, first_ids_V: npt.NDArray[np.int64], value_BS: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """All rows of distinct values, whose first rows are found already: only those had to be compared.
+
+        Args:
+            first_ids_V: First row of each of the ``V`` distinct values, ascending.
+            value_BS: Which of them each slot holds; ``V`` marks padding.
+        """
+        owners = [field for field in self.slot_fields if field.shares is None]
+        owners.sort(key=lambda field: field.offset)
+        owner_V = np.searchsorted([field.offset for field in owners], first_ids_V, side="right") - 1
+        parts_V = np.array([field.parts for field in owners], dtype=np.int64)[owner_V]
+        # Where each value's rows start among the distinct rows; the last entry is their number U.
+        start_V = np.concatenate([[0], np.cumsum(parts_V)])
+        num_unique = int(start_V[-1])
+        unique_ids = np.repeat(first_ids_V - start_V[:-1], parts_V) + np.arange(num_unique)
+        slot_L: list[int] = []
+        part_L: list[int] = []
+        num_slots = 0
+        for field in self.slot_fields:
+            slots = range(num_slots, num_slots + len(field.columns))
+            num_slots += len(field.columns)
+            for part in range(field.parts):
+                slot_L.extend(slots)
+                part_L.extend([part] * len(slots))
+        # Padding of any part is U, and no row lies behind it.
+        inverse = np.minimum(start_V[value_BS][:, slot_L] + np.array(part_L), num_unique)
+        return unique_ids, np.ascontiguousarray(inverse)
 
     def _check_indices(self, index_SB: npt.NDArray[np.int32]) -> None:
         """Refuse indices that another encoder must have made, naming the column."""

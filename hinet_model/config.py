@@ -79,7 +79,12 @@ class ModelSettings(Settings):
     input_dropout: Rate = 0.0
     """Dropout on the features a row enters with."""
     embedding_dim: Count = 16
-    """Width of one row of the fused embedding table."""
+    """Width of an id feature's embedding."""
+    embedding_dims: dict[str, Count] = Field(default={})
+    """Widths of features that differ from `embedding_dim`, by name: {user_id: 32, gender: 8}. A history has the
+    width of the feature whose values it holds. The table stays one: its rows are as wide as the greatest common
+    divisor of all widths in use, at least 4 (or one width for all), and a wider value is several of them.
+    `optimiser.table: adagrad` then keeps its accumulator for each of those, not for the value as a whole."""
     embedding_std: float = Field(default=0.01, gt=0.0, le=1.0)
     """Standard deviation of the normal distribution that embedding rows start from."""
     sub_experts: Count | dict[str, Count] = 4

@@ -3,8 +3,7 @@
 Petastorm reads row groups; which ones, and in which order, is the plan's decision (`hinet_model.plan`). This
 is the only module that imports it, and what it relies on is pinned by contract tests:
 
-- ``Reader`` asks ``_create_ventilator`` for the object that feeds its pool. Ours feeds the row groups it is
-told
+- ``Reader`` asks ``_create_ventilator`` for the object that feeds its pool. Ours feeds the row groups it is told
   to, one call at a time and from the calling thread, so that there is no second thread to race with and no
   end of an epoch to be mistaken about: Petastorm's own ventilator can lose row groups at the end of a pass.
 - One worker thread, because with two the results come out of order.
@@ -40,8 +39,8 @@ from hinet_model.windows import Columns, LaneWindow, joined
 LOOKAHEAD = 3
 """Row groups that are being read, or wait to be taken, beyond the one that is needed now."""
 
-# Petastorm's worker looks for a stop this often. New work wakes it at once either way, and its default of 1
-# ms # costs a thousand wake-ups a second while training has the core.
+# Petastorm's worker looks for a stop this often. New work wakes it at once either way, and its default of 1 ms
+# costs a thousand wake-ups a second while training has the core.
 _POLL_SECONDS = 0.05
 
 # Arrow spells its own names of the types; the encoder's are numpy's.
@@ -219,8 +218,7 @@ class _RowGroupSource:
         where = f"{path}, row group {position}"
         try:
             columns: Columns = next(self._reader)._asdict()
-        # Anything, StopIteration included: what was asked for is outstanding, so there is no such thing as an
-        # end.
+        # Anything, StopIteration included: what was asked for is outstanding, so there is no end to come to.
         except Exception as error:
             self.close()
             self._name_changed_file(error)
@@ -243,8 +241,8 @@ class _RowGroupSource:
             reader.join()
 
     def _open(self) -> _PlannedReader:
-        # Petastorm calls what Arrow 14 calls deprecated, on every read and in several threads. A filter for
-        # its # modules alone is the narrowest there is: `catch_warnings` does not hold across threads.
+        # Petastorm calls what Arrow 14 calls deprecated, on every read and in several threads. A filter for its
+        # modules alone is the narrowest there is: `catch_warnings` does not hold across threads.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
         thread_pool.IO_TIMEOUT_INTERVAL_S = _POLL_SECONDS
         paths = [file.path for file in self._snapshot.files_of(self._split)]
@@ -254,8 +252,7 @@ class _RowGroupSource:
                 # unquotes none.
                 self._filesystem or FilesystemResolver("file:///").filesystem(),
                 paths,
-                # Patterns; anchored, because Petastorm warns where one matches only the beginning of another
-                # name.
+                # Patterns; anchored, since Petastorm warns where one matches only the beginning of a name.
                 schema_fields=[re.escape(name) + r"\Z" for name in self._dtypes],
                 worker_class=ArrowReaderWorker,
                 reader_pool=thread_pool.ThreadPool(1),

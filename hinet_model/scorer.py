@@ -30,9 +30,9 @@ from torch import Tensor
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from feature_eng.settings import UserError, validate
-from hinet_model.batch import BatchLayout
 from hinet_model.config import ModelSettings
 from hinet_model.models.build import build_model
+from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
 
 FORMAT = 1
@@ -60,23 +60,24 @@ class Scorer:
     Args:
         state: The encoder's state.
         model: The model, with its weights.
+        settings: What the model was built from: they say how its input is laid out, and as which scenario rows
+            of an unknown one are scored, if any.
         batch_rows: Rows scored at a time, which bounds memory.
-        unknown_scenario: Scenario as which rows of an unknown one are scored; None refuses them.
     """
 
     def __init__(
         self,
         state: EncoderState,
         model: ScenarioModel,
+        settings: ModelSettings,
         batch_rows: int = _BATCH_ROWS,
-        unknown_scenario: str | None = None,
     ) -> None:
         self.state = state
-        self.layout = BatchLayout.from_schema(state.model_schema())
+        self.layout = build_layout(settings, state.model_schema())
         self.raw_schema = pa.schema(arrow.raw_columns(state))
         self._model = model.eval()
         self._batch_rows = batch_rows
-        self._unknown_scenario = unknown_scenario
+        self._unknown_scenario = settings.unknown_scenario
 
     @classmethod
     def load(cls, folder: str | Path, threads: int | None = None) -> Scorer:
@@ -101,14 +102,14 @@ class Scorer:
                 f"{str(document['encoder_digest'])[:12]}"
             )
         settings = validate(ModelSettings, document["model"], str(folder / MODEL_FILE))
-        model = build_model(settings, BatchLayout.from_schema(state.model_schema()), seed=0)
+        model = build_model(settings, build_layout(settings, state.model_schema()), seed=0)
         try:
             weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True, mmap=True)
             model.load_state_dict(weights, assign=True)
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             cause = str(error).partition("\n")[0]
             raise ScorerError(f"{folder / WEIGHTS_FILE}: not the weights of this model: {cause}") from error
-        scorer = cls(state, model, unknown_scenario=settings.unknown_scenario)
+        scorer = cls(state, model, settings)
         scorer._check_golden(folder / GOLDEN_FILE)
         return scorer
 
@@ -235,11 +236,10 @@ def save_model_folder(
     # Cloned: a view would drag its whole storage into the file.
     plain = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
     torch.save(plain, folder / WEIGHTS_FILE)
-    layout = BatchLayout.from_schema(state.model_schema())
     settings = validate(ModelSettings, model_config, "model")
-    model = build_model(settings, layout, seed=0)
+    model = build_model(settings, build_layout(settings, state.model_schema()), seed=0)
     model.load_state_dict(plain)
-    scorer = Scorer(state, model, unknown_scenario=settings.unknown_scenario)
+    scorer = Scorer(state, model, settings)
     pq.write_table(scorer.golden(golden_rows), folder / GOLDEN_FILE)
     return folder
 

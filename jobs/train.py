@@ -16,12 +16,12 @@ from feature_eng.session import build_session
 from feature_eng.settings import UserError, load_settings
 from feature_eng.snapshot import SnapshotRef
 from hinet_model import versions
-from hinet_model.batch import BatchLayout
 from hinet_model.config import RunSettings
 from hinet_model.evaluation import to_results
 from hinet_model.lineage import Lineage
 from hinet_model.metrics import CellMetrics
 from hinet_model.models.build import build_model, num_parameters
+from hinet_model.models.features import build_layout
 from hinet_model.report.progress import ProgressDisplay
 from hinet_model.report.tables import cells_table
 from hinet_model.tracking import Tracker
@@ -165,7 +165,8 @@ def first_epoch(job: TrainingJob) -> int:
 
 def describe(settings: RunSettings, snapshot: SnapshotRef, state: EncoderState) -> None:
     """Say what is about to be trained, before anything is paid for."""
-    model = build_model(settings.model, BatchLayout.from_schema(state.model_schema()), settings.training.seed)
+    layout = build_layout(settings.model, state.model_schema())
+    model = build_model(settings.model, layout, settings.training.seed)
     say(f"table     {snapshot.table} version {snapshot.version}: {snapshot.rows('train'):,} training rows")
     say(
         f"model     {settings.model.name}, {num_parameters(model):,} parameters, {len(state.scenario_names)} scenarios "

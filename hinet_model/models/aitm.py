@@ -22,7 +22,7 @@ from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import Layers, StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 
@@ -82,15 +82,17 @@ class AITM(nn.Module):
             return self.towers.route(own_NBH, batch.scenario_counts)
         steps = [1] * (self.num_scenarios * (self.num_tasks - 1))
         transfers, projections = self.transfers.split(steps), self.projections.split(steps)
+        rows = pieces_of(own_NBH, batch.scenario_counts, dim=1)
         extracts = []
-        for scenario, start, stop in segments_of(batch.scenario_counts):
+        for scenario, _, _ in segments_of(batch.scenario_counts):
             first = scenario * (self.num_tasks - 1)
-            extract_1nH = own_NBH[:1, start:stop]
+            own = pieces_of(rows[scenario], [1] * self.num_tasks)
+            extract_1nH = own[0]
             chain = [extract_1nH]
             for task in range(1, self.num_tasks):
                 place = first + task - 1
                 handed_1nH = self.transfers(extract_1nH, transfers[place])
-                pair_2nH = torch.cat([handed_1nH, own_NBH[task : task + 1, start:stop]])
+                pair_2nH = torch.cat([handed_1nH, own[task]])
                 extract_1nH = self._attend(pair_2nH, projections[place])
                 chain.append(extract_1nH)
             extracts.append(torch.cat(chain))

@@ -26,6 +26,7 @@ COMMON_KEYS = frozenset(
     {
         "name",
         "embedding_dim",
+        "embedding_dims",
         "embedding_std",
         "joint",
         "match_parameters",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from feature_eng.settings import ConfigError
 from hinet_model.batch import BatchLayout
@@ -12,23 +14,91 @@ from hinet_model.models.embedded import EmbeddedModel, Network
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
 
+LEAST_ROW_DIM = 4
+"""Narrowest row of a table of mixed widths: a value of width 16 is then four look-ups."""
+
+
+def build_layout(settings: ModelSettings, schema: Mapping[str, Any]) -> BatchLayout:
+    """Lay out an encoder's fields for a model, with the widths that its settings give them.
+
+    Args:
+        settings: The `model` section of a run's settings.
+        schema: What an encoder's `model_schema()` says.
+
+    Raises:
+        ConfigError: Widths of features that the data do not have, that are numbers, or that use the rows of a
+            feature of another width; widths without a divisor of some size in common. All faults at once.
+        hinet_model.batch.BatchError: The schema contradicts itself.
+    """
+    if not settings.embedding_dims:
+        return BatchLayout.from_schema(schema)
+    numbers = {field["name"] for field in schema["fields"] if field["kind"] == "number"}
+    owners = {
+        field["name"]: field["shares"] or field["name"]
+        for field in schema["fields"]
+        if field["name"] not in numbers
+    }
+    faults = []
+    for name, width in settings.embedding_dims.items():
+        where, owner = f"model.embedding_dims.{name}", owners.get(name)
+        if name in numbers:
+            faults.append(f"{where}: '{name}' is a number; expected one of {', '.join(owners)}")
+        elif owner is None:
+            faults.append(unknown_name(where, name, list(owners)))
+        elif width != _width(settings, owner):
+            faults.append(
+                f"{where}: {width}, but '{name}' uses the rows of '{owner}', whose width is "
+                f"{_width(settings, owner)}; expected the same, or none"
+            )
+    widths = {name: _width(settings, name) for name, owner in owners.items() if name == owner}
+    distinct = sorted(set(widths.values()))
+    row_dim = math.gcd(*distinct)
+    if row_dim < LEAST_ROW_DIM and len(distinct) > 1:
+        faults.append(
+            f"model.embedding_dims: the widths {', '.join(map(str, distinct))} make rows of {row_dim}, their "
+            f"greatest common divisor, and each value many of them; expected {LEAST_ROW_DIM} at least, or one "
+            "width for all"
+        )
+    if faults:
+        raise ConfigError(faults)
+    return BatchLayout.from_schema(schema, widths)
+
+
+def _width(settings: ModelSettings, owner: str) -> int:
+    """Width of a feature that has rows of its own."""
+    return settings.embedding_dims.get(owner, settings.embedding_dim)
+
+
+def _row_dim(settings: ModelSettings, layout: BatchLayout) -> int:
+    """Width of a row of the table.
+
+    Raises:
+        ValueError: The layout was made with other widths than the settings give.
+    """
+    widths = [_width(settings, field.shares or field.name) for field in layout.slot_fields]
+    row_dim = math.gcd(*widths) or settings.embedding_dim
+    if [field.parts * row_dim for field in layout.slot_fields] != widths:
+        raise ValueError("the layout was made with other embedding_dims; make it with build_layout")
+    return row_dim
+
 
 def build_embedding(settings: ModelSettings, layout: BatchLayout, times: int = 1) -> FusedEmbedding:
     """The fused embedding of a layout's fields.
 
     Args:
-        settings: Width of a row, and the spread that rows start with.
-        layout: The fields.
+        settings: Widths of the features, and the spread that rows start with.
+        layout: The fields, laid out with the same widths.
         times: How many rows' widths stand side by side in one.
     """
     spans = [(field.positions[0], field.positions[-1] + 1) for field in layout.slot_fields]
     return FusedEmbedding(
         layout.num_embeddings,
-        settings.embedding_dim * times,
+        _row_dim(settings, layout) * times,
         spans,
         [field.pooled for field in layout.slot_fields],
         layout.num_numbers,
         settings.embedding_std,
+        [field.parts for field in layout.slot_fields],
     )
 
 
@@ -47,7 +117,7 @@ def columns_of(
         ConfigError: Names that the data do not have.
     """
     places = {field.name: embedding.columns_of(number) for number, field in enumerate(layout.slot_fields)}
-    first = len(layout.slot_fields) * embedding.dim
+    first = embedding.out_dim - layout.num_numbers
     places |= {name: [first + number] for number, name in enumerate(layout.number_columns)}
     unknown = [unknown_name(where, name, list(places)) for name in names if name not in places]
     if unknown:

@@ -22,7 +22,7 @@ from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 
@@ -69,11 +69,11 @@ class FlatMoE(nn.Module):
 
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         answer_BKH = self.experts(x_BD).transpose(0, 1)
-        gates = self.gates.split()
+        gates, rows = self.gates.split(), pieces_of(x_BD, batch.scenario_counts)
         weight_B1K = torch.cat(
             [
-                self.gates(x_BD[start:stop], scenario, gates[scenario])
-                for scenario, start, stop in segments_of(batch.scenario_counts)
+                self.gates(rows[scenario], scenario, gates[scenario])
+                for scenario, _, _ in segments_of(batch.scenario_counts)
             ]
         )
         extract_1BH = torch.bmm(weight_B1K, answer_BKH).transpose(0, 1)

@@ -22,7 +22,7 @@ from hinet_model.nn import stop_gradient as stops
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 
@@ -79,17 +79,19 @@ class HMoE(nn.Module):
         answer_BKH = self.experts(x_BD).transpose(0, 1)
         extract_MBH = torch.bmm(self.gates(x_BD), answer_BKH).transpose(0, 1)
         towers = self.towers.split()
+        label_gates = None if self.label_gates is None else self.label_gates.split()
+        rows = pieces_of(x_BD, batch.scenario_counts)
+        extracts = pieces_of(extract_MBH, batch.scenario_counts, dim=1)
         logits = []
-        for scenario, start, stop in segments_of(batch.scenario_counts):
+        for scenario, _, _ in segments_of(batch.scenario_counts):
             scores = []
-            for other in range(self.num_scenarios):
-                extract_NnH = extract_MBH[other, start:stop].expand(self.num_tasks, -1, -1)
-                score_nN = self.towers(extract_NnH, towers[other])
+            for other, extract_nH in enumerate(extracts[scenario].unbind()):
+                score_nN = self.towers(extract_nH.expand(self.num_tasks, -1, -1), towers[other])
                 scores.append(score_nN if other == scenario else stops.stop_gradient(score_nN))
-            if self.label_gates is None:
+            if self.label_gates is None or label_gates is None:
                 logits.append(scores[0])
             else:
-                weight_n1M = self.label_gates(x_BD[start:stop], scenario)
+                weight_n1M = self.label_gates(rows[scenario], scenario, label_gates[scenario])
                 logits.append(torch.bmm(weight_n1M, torch.stack(scores, dim=1)).squeeze(1))
         return torch.cat(logits)
 

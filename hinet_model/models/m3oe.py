@@ -22,7 +22,7 @@ from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 
@@ -90,21 +90,23 @@ class M3oE(nn.Module):
         answer_BEH = self.experts(h_BD).transpose(0, 1)
         fusion_MNE = self._fusion()
         gates, towers = self.gates.split(), self.towers.split()
+        rows = pieces_of(h_BD, batch.scenario_counts)
+        answers = pieces_of(answer_BEH, batch.scenario_counts)
         logits = []
-        for scenario, start, stop in segments_of(batch.scenario_counts):
-            gate_nNK = self.gates(h_BD[start:stop], scenario, gates[scenario])
-            fixed_nNE = fusion_MNE[scenario].to(gate_nNK.dtype).expand(stop - start, -1, -1)
-            extract_nNH = torch.bmm(torch.cat([gate_nNK, fixed_nNE], dim=2), answer_BEH[start:stop])
+        for scenario, _, _ in segments_of(batch.scenario_counts):
+            gate_nNK = self.gates(rows[scenario], scenario, gates[scenario])
+            fixed_nNE = fusion_MNE[scenario].to(gate_nNK.dtype).expand(len(gate_nNK), -1, -1)
+            extract_nNH = torch.bmm(torch.cat([gate_nNK, fixed_nNE], dim=2), answers[scenario])
             logits.append(self.towers(extract_nNH.transpose(0, 1), towers[scenario]))
         return torch.cat(logits)
 
     def _star(self, x_BD: Tensor, batch: Batch) -> Tensor:
         around = self.around.split([1] * self.num_scenarios)
         ((shared, base),) = self.centre.layers()
-        parts = []
-        for scenario, start, stop in segments_of(batch.scenario_counts):
+        rows, parts = pieces_of(x_BD, batch.scenario_counts), []
+        for scenario, _, _ in segments_of(batch.scenario_counts):
             ((weight, bias),) = around[scenario]
-            parts.append(self.centre(x_BD[start:stop], [(weight * shared, bias + base)]).squeeze(0))
+            parts.append(self.centre(rows[scenario], [(weight * shared, bias + base)]).squeeze(0))
         return torch.cat(parts).relu()
 
     def _fusion(self) -> Tensor:

@@ -20,7 +20,7 @@ from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 
@@ -65,10 +65,12 @@ class MMoE(nn.Module):
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         answer_BKH = self.experts(x_BD).transpose(0, 1)
         gates, towers = self.gates.split(), self.towers.split()
+        rows = pieces_of(x_BD, batch.scenario_counts)
+        answers = pieces_of(answer_BKH, batch.scenario_counts)
         logits = []
-        for scenario, start, stop in segments_of(batch.scenario_counts):
-            weight_nNK = self.gates(x_BD[start:stop], scenario, gates[scenario])
-            extract_nNH = torch.bmm(weight_nNK, answer_BKH[start:stop])
+        for scenario, _, _ in segments_of(batch.scenario_counts):
+            weight_nNK = self.gates(rows[scenario], scenario, gates[scenario])
+            extract_nNH = torch.bmm(weight_nNK, answers[scenario])
             logits.append(self.towers(extract_nNH.transpose(0, 1), towers[scenario]))
         return torch.cat(logits)
 

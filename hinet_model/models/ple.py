@@ -8,6 +8,7 @@ shared ones to ``g_s(j-1)``; the shared gate reads ``g_s(j-1)`` and weighs the e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,17 @@ from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
-from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.mlp import Layers, StackedMLP
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class LevelParts(NamedTuple):
+    """The parameters of a level, split once for all scenarios."""
+
+    specific_experts: list[Layers]
+    task_gates: list[Tensor | None]
+    shared_gates: list[Tensor | None] | None
 
 
 class ControlLevel(nn.Module):
@@ -76,22 +85,31 @@ class ControlLevel(nn.Module):
             if part is not None:
                 part.reset_parameters(generator)
 
-    def forward(self, streams: Tensor, scenario: int) -> Tensor:
-        counts = self.specific[scenario]
-        layers = self.specific_experts.split([sum(tasks) for tasks in self.specific])[scenario]
+    def split(self) -> LevelParts:
+        """The parameters scenario by scenario; the gates' tasks in order within each."""
+        return LevelParts(
+            self.specific_experts.split([sum(tasks) for tasks in self.specific]),
+            self.task_gates.split(),
+            None if self.shared_gates is None else self.shared_gates.split(),
+        )
+
+    def forward(self, streams: Tensor, scenario: int, parts: LevelParts) -> Tensor:
+        counts, layers = self.specific[scenario], parts.specific_experts[scenario]
+        stream = streams.unbind()
         owner = torch.repeat_interleave(
             torch.arange(len(counts), device=streams.device),
             torch.tensor(counts, device=streams.device),
             output_size=sum(counts),
         )
         answer_EnH = torch.cat(
-            [self.shared_experts(streams[-1]), self.specific_experts(streams.index_select(0, owner), layers)]
+            [self.shared_experts(stream[-1]), self.specific_experts(streams.index_select(0, owner), layers)]
         )
         first = scenario * len(counts)
-        task_gates = self.task_gates.split()
-        weights = [self.task_gates(streams[j], first + j, task_gates[first + j]) for j in range(len(counts))]
-        if self.shared_gates is not None:
-            weights.append(self.shared_gates(streams[-1], scenario))
+        weights = [
+            self.task_gates(stream[j], first + j, parts.task_gates[first + j]) for j in range(len(counts))
+        ]
+        if self.shared_gates is not None and parts.shared_gates is not None:
+            weights.append(self.shared_gates(stream[-1], scenario, parts.shared_gates[scenario]))
         weight_nGE = torch.cat(weights, dim=1)
         return torch.bmm(weight_nGE, answer_EnH.transpose(0, 1)).transpose(0, 1)
 
@@ -148,11 +166,13 @@ class PLE(nn.Module):
 
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         towers = self.towers.split()
+        rows = pieces_of(x_BD, batch.scenario_counts)
+        parts = [level.split() for level in self.levels]  # type: ignore[operator]
         logits = []
-        for scenario, start, stop in segments_of(batch.scenario_counts):
-            streams = x_BD[start:stop].expand(self.num_tasks + 1, -1, -1)
-            for level in self.levels:
-                streams = level(streams, scenario)
+        for scenario, _, _ in segments_of(batch.scenario_counts):
+            streams = rows[scenario].expand(self.num_tasks + 1, -1, -1)
+            for level, part in zip(self.levels, parts, strict=True):
+                streams = level(streams, scenario, part)
             logits.append(self.towers(streams, towers[scenario]))
         return torch.cat(logits)
 

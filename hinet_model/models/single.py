@@ -18,7 +18,7 @@ from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 
@@ -60,10 +60,11 @@ class Single(nn.Module):
 
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         layers, towers = self.perceptrons.split(self.counts), self.towers.split()
+        rows = pieces_of(x_BD, batch.scenario_counts)
         return torch.cat(
             [
-                self.towers(self.perceptrons(x_BD[start:stop], layers[scenario]), towers[scenario])
-                for scenario, start, stop in segments_of(batch.scenario_counts)
+                self.towers(self.perceptrons(rows[scenario], layers[scenario]), towers[scenario])
+                for scenario, _, _ in segments_of(batch.scenario_counts)
             ]
         )
 

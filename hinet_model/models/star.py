@@ -20,7 +20,7 @@ from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import Layers, StackedMLP
 from hinet_model.nn.normalisation import ScenarioNorm
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 _SPREAD = 0.1
@@ -81,9 +81,10 @@ class Star(nn.Module):
 
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         around, towers = self.around.split([1] * self.num_scenarios), self.towers.split()
+        rows = pieces_of(x_BD, batch.scenario_counts)
         logits = []
-        for scenario, start, stop in segments_of(batch.scenario_counts):
-            hidden_1nH = self.centre(x_BD[start:stop], _star(around[scenario], self.centre.layers()))
+        for scenario, _, _ in segments_of(batch.scenario_counts):
+            hidden_1nH = self.centre(rows[scenario], _star(around[scenario], self.centre.layers()))
             layers = _star(towers[scenario], self.tower_centre.layers())
             logits.append(self.towers(hidden_1nH.expand(self.num_tasks, -1, -1), layers))
         indicator_BD = self.indicator.index_select(0, batch.scenario_index)

@@ -1,9 +1,9 @@
-"""The fused embedding table: one row per index of any id feature, and a batch's features from it.
+"""The fused embedding table: the rows of all id features' indices, and a batch's features from them.
 
 Shape letters in this file:
     B  rows in the batch     U  distinct table rows the batch touches
-    S  slot columns          D  width of a table row
-    F  id features           P  number columns
+    L  look-ups of a row     D  width of a table row
+    F  id features' parts    P  number columns
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from hinet_model.batch import Batch
 class FusedEmbedding(nn.Module):
     """Look up id features in one table, pool those with several slots, append the numbers.
 
+    A feature that is wider than a row of the table is made of several, its parts, one behind the other.
     The pooled value is the mean over the slots in use; a feature without any is zero. Slots that hold an
     unknown value (index 0) are in use: "unknown" has a row of its own.
 
     Args:
         num_embeddings: Rows of the table.
         dim: Width ``D`` of a row.
-        slot_spans: First and last-plus-one slot column of each id feature, in order; they cover ``0..S``.
+        slot_spans: First and last-plus-one look-up of each id feature, in order; they cover ``0..L``, and hold
+            all slots of a feature's first part before those of its second.
         pooled: Whether each feature may hold several slots, or none.
         num_numbers: Number columns ``P``.
         std: Standard deviation of the normal distribution that rows start from.
+        parts: Rows of the table that make one value of each feature; one each if not given.
 
     Shape:
         rows_UD: ``(U, D)``  ->  ``(B, F * D + P)``
@@ -43,12 +46,14 @@ class FusedEmbedding(nn.Module):
         pooled: Sequence[bool],
         num_numbers: int,
         std: float,
+        parts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.std = std
         self.spans = [(start, stop, many) for (start, stop), many in zip(slot_spans, pooled, strict=True)]
-        self.out_dim = len(self.spans) * dim + num_numbers
+        self.parts = [1] * len(self.spans) if parts is None else list(parts)
+        self.out_dim = sum(self.parts) * dim + num_numbers
         self.weight: Tensor = nn.Parameter(torch.empty(num_embeddings, dim))
 
     def without_table(self) -> FusedEmbedding:
@@ -84,26 +89,30 @@ class FusedEmbedding(nn.Module):
             rows_UD = self.weight.index_select(0, batch.unique_ids)
         num_unique = rows_UD.shape[0]
         padded = torch.cat([rows_UD, rows_UD.new_zeros(1, self.dim)])
-        parts: list[Tensor] = []
-        for first, last, many in self._runs():
+        features: list[Tensor] = []
+        for first, last, parts, many in self._runs():
             slots = batch.inverse[:, first:last]
             if many:
-                parts.append(F.embedding_bag(slots, padded, mode="mean", padding_idx=num_unique))
+                # The slots of each part are a bag of their own; all parts lack the same slots.
+                bags = slots.reshape(-1, (last - first) // parts) if parts > 1 else slots
+                pooled = F.embedding_bag(bags, padded, mode="mean", padding_idx=num_unique)
+                features.append(pooled.view(-1, parts * self.dim))
             else:
-                parts.append(F.embedding(slots, padded).flatten(1))
-        parts.append(batch.numbers)
-        return torch.cat(parts, dim=1)
+                features.append(F.embedding(slots, padded).flatten(1))
+        features.append(batch.numbers)
+        return torch.cat(features, dim=1)
 
-    def _runs(self) -> list[tuple[int, int, bool]]:
-        """The spans, neighbours of one slot each merged: they are one look-up."""
-        runs: list[tuple[int, int, bool]] = []
-        for first, last, many in self.spans:
-            if runs and not many and not runs[-1][2]:
-                runs[-1] = (runs[-1][0], last, False)
+    def _runs(self) -> list[tuple[int, int, int, bool]]:
+        """The spans with their parts, neighbours of one slot each merged: they are one look-up."""
+        runs: list[tuple[int, int, int, bool]] = []
+        for (first, last, many), parts in zip(self.spans, self.parts, strict=True):
+            if runs and not many and not runs[-1][3]:
+                runs[-1] = (runs[-1][0], last, 1, False)
             else:
-                runs.append((first, last, many))
+                runs.append((first, last, parts, many))
         return runs
 
     def columns_of(self, field: int) -> list[int]:
         """Places of id feature ``field`` (the how-manieth) in a row of features."""
-        return list(range(field * self.dim, (field + 1) * self.dim))
+        first = sum(self.parts[:field])
+        return list(range(first * self.dim, (first + self.parts[field]) * self.dim))

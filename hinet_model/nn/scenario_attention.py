@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hinet_model.batch import Batch
 from hinet_model.nn.mlp import initialise_linear_
-from hinet_model.nn.routing import segments_of
+from hinet_model.nn.routing import pieces_of, segments_of
 
 
 class ScenarioAttention(nn.Module):
@@ -108,10 +108,10 @@ class ScenarioAttention(nn.Module):
         assert self.weight is not None
         assert self.feature_weight is not None
         score = (self.weight * self.embedding.unsqueeze(1)).sum(dim=-1)
-        features_BF = x_BD[:, self.columns]
+        rows = pieces_of(x_BD[:, self.columns], batch.scenario_counts)
         weights = [
-            (score[scenario] + features_BF[start:stop] @ self.feature_weight[scenario].t()).softmax(dim=-1)
-            for scenario, start, stop in segments_of(batch.scenario_counts)
+            (score[scenario] + rows[scenario] @ self.feature_weight[scenario].t()).softmax(dim=-1)
+            for scenario, _, _ in segments_of(batch.scenario_counts)
         ]
         weight_BO = torch.cat(weights)
         table_BM = weight_BO.new_zeros(batch.num_rows, self.num_scenarios)

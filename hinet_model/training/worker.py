@@ -26,6 +26,7 @@ from hinet_model.loading import SnapshotReader
 from hinet_model.losses import MultiTaskLoss, loss_weights
 from hinet_model.metrics import evaluate_cells, mean_defined
 from hinet_model.models.build import build_model
+from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
 from hinet_model.plan import EpochPlan, plan_epoch
 from hinet_model.training import checkpoint
@@ -143,7 +144,7 @@ class _Run:
         self.job, self.world, self.reporter, self.progress = job, world, reporter, progress
         settings = job.settings
         set_threads(settings.training.threads_per_worker, world)
-        self.layout = BatchLayout.from_schema(job.schema)
+        self.layout = build_layout(settings.model, job.schema)
         self.model = build_model(settings.model, self.layout, seed=settings.training.seed)
         self.model.to(world.device)
         self.folder = Path(job.checkpoint_folder)

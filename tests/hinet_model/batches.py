@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,14 @@ from hinet_model.batch import PADDING, Batch, BatchLayout
 VOCABULARY = 12
 
 
-def make_layout(num_scenarios: int = 3, num_tasks: int = 2) -> BatchLayout:
+def make_layout(
+    num_scenarios: int = 3, num_tasks: int = 2, widths: Mapping[str, int] | None = None
+) -> BatchLayout:
+    """A layout of `make_schema`."""
+    return BatchLayout.from_schema(make_schema(num_scenarios, num_tasks), widths)
+
+
+def make_schema(num_scenarios: int = 3, num_tasks: int = 2) -> dict[str, Any]:
     """Two plain id features, a multi-valued one, a history sharing the first one's rows, two numbers."""
     fields = [
         {
@@ -29,13 +36,11 @@ def make_layout(num_scenarios: int = 3, num_tasks: int = 2) -> BatchLayout:
         _slots("recent", 2, VOCABULARY, "item"),
         {"name": "rate", "kind": "number", "slots": 1, "size": 0, "columns": ["rate"], "shares": None},
     ]
-    return BatchLayout.from_schema(
-        {
-            "fields": fields,
-            "scenario_names": [f"s{i}" for i in range(num_scenarios)],
-            "task_names": [f"t{j}" for j in range(num_tasks)],
-        }
-    )
+    return {
+        "fields": fields,
+        "scenario_names": [f"s{i}" for i in range(num_scenarios)],
+        "task_names": [f"t{j}" for j in range(num_tasks)],
+    }
 
 
 def _slots(name: str, slots: int, size: int, shares: str | None) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_a_row_scores_alone_as_it_does_among_others(scorer: Scorer, rows: pa.Tab
 
 
 def test_small_batches_score_as_one_large_batch(scorer: Scorer, rows: pa.Table) -> None:
-    in_twos = Scorer(scorer.state, scorer._model, batch_rows=2)
+    in_twos = Scorer(scorer.state, scorer._model, SETTINGS, batch_rows=2)
     np.testing.assert_allclose(in_twos.score(rows), scorer.score(rows), atol=1e-6)
 
 

@@ -68,6 +68,7 @@ def write_settings(path: Path, warehouse: Path, tracking_uri: str, registered_mo
         "data": {"table": f"{warehouse}/small/training"},
         "model": {
             "embedding_dim": 8,
+            "embedding_dims": {"item_id": 16},
             "sub_experts": 2,
             "sub_expert_dims": [16],
             "shared_experts": 1,

@@ -27,10 +27,10 @@ from feature_eng.golden import golden_rows
 from feature_eng.settings import UserError, load_settings
 from feature_eng.snapshot import SnapshotRef
 from hinet_model import registry
-from hinet_model.batch import BatchLayout
 from hinet_model.config import RunSettings
 from hinet_model.lineage import Lineage
 from hinet_model.models.build import build_model
+from hinet_model.models.features import build_layout
 from hinet_model.scorer import save_model_folder
 from hinet_model.tracking import Tracker
 
@@ -74,7 +74,7 @@ class Workshop:
     def register(self, spark: SparkSession, steps: int, seed: int = 0) -> registry.RegisteredVersion:
         """Train for some steps in plain torch and register as challenger; no steps make a bad model."""
         state = EncoderState.load(self.snapshot.encoder_path)
-        layout = BatchLayout.from_schema(state.model_schema())
+        layout = build_layout(self.settings.model, state.model_schema())
         model = build_model(self.settings.model, layout, seed=seed)
         examples = delta.read(spark, self.folder / "warehouse" / "small" / "examples").where(
             "split = 'train'"

@@ -56,6 +56,20 @@ def test_the_model_learns_and_every_row_enters_the_loss_once_an_epoch(small_job:
     assert kinds.count("epoch") == kinds.count("checkpoint") == 6
 
 
+def test_features_of_several_widths_train_and_resume_as_those_of_one(small_job: Jobs) -> None:
+    widths = {"embedding_dims": {"user_id": 16, "genres": 24}}
+    straight = small_job(widths, name="straight", epochs=3)
+    result, _ = run(straight)
+    losses = [entry["train_loss"] for entry in result["history"]]
+    assert losses[-1] < 0.9 * losses[0]
+    # 200 users of two rows, 300 movies of one, 5 genres of three.
+    assert final_weights(straight)["embedding.weight"].shape == (400 + 300 + 15, 8)
+    run(small_job(widths, name="broken", epochs=1))
+    rest = small_job(widths, name="broken", epochs=3, resume=True)
+    run(rest)
+    assert_same_weights(straight, rest)
+
+
 def test_equal_seeds_give_equal_weights_and_another_seed_others(small_job: Jobs) -> None:
     same = [small_job({"dropout": 0.2}, name=name) for name in ("a", "b")]
     other = small_job({"dropout": 0.2}, name="c", seed=1)
