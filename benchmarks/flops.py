@@ -1,8 +1,8 @@
 """Floating-point operations of a training step, by formula: matrix products alone, two per multiply-add.
 
 The backward pass of a product is two products of the same size, one for each factor; none is left out, since the
-first layer's input are embeddings, which train. So a step is three times its forward pass. Ours is counted as compiled experts
-compute it, where nothing is computed in vain; the reference with the scenarios that a row is not of.
+first layer's input are embeddings, which train. So a step is three times its forward pass. Ours is counted as compiled
+experts compute it, with nothing in vain; the reference with the scenarios that a row is not of.
 `torch.utils.flop_counter` counts the same (`tests/benchmarks/test_flops.py`).
 
 Letters in this file:

@@ -5,12 +5,14 @@ examples:
     python -m benchmarks.study models --variants mmoe ple
     python -m benchmarks.study models --report
 
-Every trial is one line of ``benchmarks/studies.jsonl``, and one that is there already is not run again: a study that was
-stopped goes on where it was. A variant's candidates are searched with one seed by validation AUC, the best is trained
-once per seed; the test split is looked at only then. All trials of a study read the same version of the same table, made by
+Every trial is one line of ``benchmarks/studies.jsonl``, and one that is there already is not run again: a study that
+was stopped goes on where it was. A variant's candidates are searched with one seed by validation AUC, the best is
+trained once per seed; the test split is looked at only then. All trials of a study read one table, made by
 
-    python jobs/build_features.py --contract conf/contracts/movielens_1m.yml --source FOLDER --warehouse local/warehouse --set name=movielens_1m_random_1 --set split.seed=1
-    python jobs/build_features.py --contract conf/contracts/movielens_1m_occupation.yml --source FOLDER --warehouse local/warehouse
+    python jobs/build_features.py --contract conf/contracts/movielens_1m.yml --source FOLDER \\
+        --warehouse local/warehouse --set name=movielens_1m_random_1 --set split.seed=1
+    python jobs/build_features.py --contract benchmarks/movielens_1m_occupation.yml --source FOLDER \\
+        --warehouse local/warehouse
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def _model_candidates(model: str) -> dict[str, Overrides]:
         (2e-3, 0.2, 3e-5),
         (5e-4, 0.2, 1e-5),
     ]
-    return {f"rate {r:g} dropout {d:g} l2 {l:g}": one(r, d, l) for r, d, l in six}
+    return {f"rate {rate:g} dropout {drop:g} l2 {l2:g}": one(rate, drop, l2) for rate, drop, l2 in six}
 
 
 # In the order in which a reader would want them, should the time not reach for all.
@@ -131,13 +133,13 @@ STUDIES: dict[str, Study] = {
             **{f"top {k}": [*_SMALL, _TOP, f"model.top_k={k}"] for k in (4, 2, 1)},
             "none": [*_SMALL, "model.scenario_attention=none"],
         },
-        final=["training.epochs=5", "training.average_epochs=2"],
+        final=["training.epochs=3", "training.average_epochs=2"],
     ),
     "top_1_of_3": Study(
         asks="what listening to one of the two other scenarios costs",
         table=RANDOM,
         variants={"full": _SMALL, "top 1": [*_SMALL, _TOP, "model.top_k=1"]},
-        final=["training.epochs=5", "training.average_epochs=2"],
+        final=["training.epochs=3", "training.average_epochs=2"],
     ),
     "table_optimiser": Study(
         asks="lazy Adam and row-wise Adagrad against dense Adam on the embedding table",
@@ -165,7 +167,7 @@ STUDIES: dict[str, Study] = {
                 for rate, l2 in ((0.01, 1e-5), (0.03, 1e-5), (0.1, 1e-5), (0.03, 1e-4), (0.1, 1e-4))
             },
         },
-        search=["training.epochs=3", "training.average_epochs=1"],
+        search=["training.epochs=2", "training.average_epochs=1"],
         final=["training.epochs=5", "training.average_epochs=2"],
     ),
     "precision": Study(
@@ -312,7 +314,8 @@ def report(name: str, study: Study, results: _Results) -> str:
     lines = [
         f"{study.asks}: mean test AUC of all cells",
         "",
-        "| variant | chosen | seeds | mean ± half of the 95 % interval over seeds | dense parameters | rows/s | peak MiB |",
+        "| variant | chosen | seeds | mean ± half of the 95 % interval over seeds "
+        "| dense parameters | rows/s | peak MiB |",
         "|---|---|---|---|---|---|---|",
     ]
     for variant in study.variants:

@@ -50,7 +50,7 @@ def available() -> bool:
     if os.environ.get(SWITCH) == "0":
         return False
     try:
-        torch.ops.load_library(str(compiled()))
+        torch.ops.load_library(str(compiled()))  # type: ignore[no-untyped-call]
     except (CompileError, OSError) as error:
         logger.warning("doing without compiled experts, which costs speed on a CPU: %s", error)
         return False
@@ -87,7 +87,9 @@ def compiled() -> Path:
     if done.returncode:
         Path(name).unlink()
         lines = done.stderr.strip().splitlines()
-        raise CompileError(f"{compiler} failed: {next((l for l in lines if 'error' in l), 'without a word')}")
+        raise CompileError(
+            f"{compiler} failed: {next((line for line in lines if 'error' in line), 'no word')}"
+        )
     Path(name).replace(library)
     return library
 

@@ -46,9 +46,7 @@ def in_vain(sizes: HiNetSizes, in_dim: int, scenario_counts: Sequence[int]) -> i
     if sizes.top_k is None:
         per_row = sum(counts) * 2 * width + (len(counts) * max(counts) - sum(counts)) * in_dim
     total = sum(scenario_counts) * per_row
-    for rows, shared, specific in zip(
-        scenario_counts, sizes.shared_experts, sizes.specific_experts, strict=True
-    ):
+    for rows, specific in zip(scenario_counts, sizes.specific_experts, strict=True):
         empty = sum(sum(specific) - own for own in specific)
         total += rows * empty * 3 * width
     return 6 * total
