@@ -2,8 +2,8 @@
 
 Steps: name what the machine lacks · virtual environment · torch · Horovod wheel (built against that torch,
 cached) beside the other packages · this package · Delta's jars into Spark's local Ivy cache, and an archive of
-their classes. A stamp in the virtual environment, made of the files that decide its content, lets a second
-call skip the lot.
+their classes · the model's C++ code, compiled for this machine. A stamp in the virtual environment, made of the
+files that decide its content, lets a second call skip the lot.
 
 Run by the Python 3.11 of the system; needs nothing but the standard library.
 """
@@ -128,6 +128,8 @@ def set_up(gpu: bool) -> None:
     done = subprocess.run(archive, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"setup: Spark could not start with Delta's jars:\n{done.stderr[-3000:]}")
+    step("compiling routed experts for this machine")
+    subprocess.run([str(PYTHON), "-m", "hinet_model.native.library"], check=True, cwd=ROOT)
     step("self-check")
     subprocess.run([str(PYTHON), "-m", "hinet_model.versions"], check=True, cwd=ROOT)
     STAMP.write_text(wanted_stamp(gpu))

@@ -1,7 +1,8 @@
 """Library: compile the C++ code once per machine and torch, and load it; without a compiler do without it.
 
 The code calls torch's own tensors, threads and BLAS, so a library fits one torch alone, and one kind of processor: both
-name its place in the cache. ``python -m hinet_model.native.library`` compiles it beforehand, as the set-up does.
+name its place in the cache. The set-up compiles it (``python -m hinet_model.native.library``), and so does a training
+worker on a machine that has none yet; scoring takes what is there and never waits for a compiler.
 """
 
 from __future__ import annotations
@@ -43,18 +44,29 @@ class CompileError(RuntimeError):
 
 @functools.cache
 def available() -> bool:
-    """Whether the library's operations can be called: compiles it if need be, and loads it.
+    """Whether the library's operations can be called: loads it if it is compiled.
 
-    Where that fails the reason is logged once, and models compute the same by torch's own operations.
+    Where it is not, models compute the same by torch's own operations.
     """
-    if os.environ.get(SWITCH) == "0":
+    library = _place()
+    if os.environ.get(SWITCH) == "0" or not library.exists():
         return False
     try:
-        torch.ops.load_library(str(compiled()))  # type: ignore[no-untyped-call]
-    except (CompileError, OSError) as error:
-        logger.warning("doing without compiled experts, which costs speed on a CPU: %s", error)
+        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+    except OSError as error:
+        logger.warning("%s does not load, which costs speed on a CPU: %s", library, error)
         return False
     return True
+
+
+def prepare() -> None:
+    """Compile the library if there is none; where that fails, log why and do without."""
+    if os.environ.get(SWITCH) != "0":
+        try:
+            compiled()
+        except CompileError as error:
+            logger.warning("doing without compiled experts, which costs speed on a CPU: %s", error)
+        available.cache_clear()
 
 
 def compiled() -> Path:
@@ -63,7 +75,7 @@ def compiled() -> Path:
     Raises:
         CompileError: There is no compiler, or it refuses.
     """
-    library = _cache() / f"routed_experts-{_key()}.so"
+    library = _place()
     if library.exists():
         return library
     compiler = os.environ.get("CXX") or shutil.which("g++")
@@ -94,13 +106,8 @@ def compiled() -> Path:
     return library
 
 
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "hinet-on-spark" / "native"
-
-
-def _key() -> str:
-    """What the library depends on: its source, how it is compiled, torch, Python's platform, the processor."""
+def _place() -> Path:
+    """Where it lies, named by what it depends on: its source, how it is compiled, torch, the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
@@ -111,7 +118,9 @@ def _key() -> str:
         platform.machine(),
         flags,
     )
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "hinet-on-spark" / "native" / f"routed_experts-{key}.so"
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from hinet_model.metrics import evaluate_cells, mean_defined
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
+from hinet_model.native import library
 from hinet_model.plan import EpochPlan, plan_epoch
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
@@ -143,6 +144,8 @@ class _Run:
     ) -> None:
         self.job, self.world, self.reporter, self.progress = job, world, reporter, progress
         settings = job.settings
+        if world.device.type == "cpu":
+            library.prepare()
         set_threads(settings.training.threads_per_worker, world)
         self.layout = build_layout(settings.model, job.schema)
         self.model = build_model(settings.model, self.layout, seed=settings.training.seed)

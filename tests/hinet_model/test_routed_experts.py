@@ -267,8 +267,8 @@ def test_without_a_compiler_models_do_without(
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(fresh_library))
     with caplog.at_level(logging.WARNING):
-        assert not library.available()
-        assert not library.available()
+        library.prepare()
+    assert not library.available()
     assert [record.getMessage() for record in caplog.records] == [
         "doing without compiled experts, which costs speed on a CPU: no g++ on the PATH; expected a C++ compiler "
         "(apt-get install g++)"
@@ -287,6 +287,28 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     assert list((fresh_library / "hinet-on-spark" / "native").iterdir()) == []
 
 
-def test_it_can_be_switched_off(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(library.SWITCH, "0")
+def test_scoring_does_not_wait_for_a_compiler(fresh_library: Path) -> None:
     assert not library.available()
+    assert list(fresh_library.iterdir()) == []
+
+
+def test_what_does_not_load_is_done_without(
+    fresh_library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler = fresh_library / "g++"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho not a library > "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    library.prepare()
+    with caplog.at_level(logging.WARNING):
+        assert not library.available()
+    assert "does not load, which costs speed on a CPU" in caplog.text
+
+
+def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    library.available.cache_clear()
+    assert library.available()
+    monkeypatch.setenv(library.SWITCH, "0")
+    library.available.cache_clear()
+    assert not library.available()
+    library.available.cache_clear()
