@@ -4,10 +4,10 @@ Each worker's loss is a sum over its rows divided by the rows of the GLOBAL batc
 the gradient of one worker that holds them all; nothing is averaged, and a worker with few rows or none is no
 special case. One worker takes the same path: its sums have one term.
 
-Dense gradients live in flat buckets of fixed composition: ``parameter.grad`` is a view, a hook launches a
-bucket's sum when its last gradient has arrived, while the backward pass goes on. A parameter that this batch
-did not use contributes the zeros that its view holds, so every rank launches every bucket at every step. The
-last bucket also carries the step's statistics (losses, counts, a wish to stop), which saves a collective.
+Dense gradients meet in flat buckets of fixed composition: when one has been made a hook moves it to its place, and
+launches the bucket's sum when its last gradient has arrived, while the backward pass goes on. A parameter that
+this batch did not use contributes zeros, so every rank launches every bucket at every step. The last bucket also
+carries the step's statistics (losses, counts, a wish to stop), which saves a collective.
 
 Rows of the embedding table are gathered by id and summed in rank order (`merge_rows`).
 """
@@ -31,14 +31,36 @@ class _Bucket:
         self.buffer = torch.zeros(total + extra, dtype=parameters[0].dtype, device=device)
         self.gradients = self.buffer[:total]
         self.extra = self.buffer[total:]
-        self.num_parameters = len(parameters)
-        self.arrived = 0
+        self.parameters = parameters
+        self.arrived: set[int] = set()
         self.pending: Pending | None = None
-        start = 0
-        for parameter in parameters:
-            # In place from here on: autograd adds to a gradient that is already there.
-            parameter.grad = self.buffer[start : start + parameter.numel()].view_as(parameter)
-            start += parameter.numel()
+        sizes = [parameter.numel() for parameter in parameters]
+        parts = torch.split(self.gradients, sizes)
+        self.places = [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
+
+    def clear(self) -> None:
+        """Forget the step before. Autograd hands over the gradient it made where there is none to add to."""
+        self.extra.zero_()
+        self.arrived.clear()
+        self.pending = None
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def take(self, number: int) -> bool:
+        """Move the gradient of a parameter, the how-manieth, to its place; True if it is the last."""
+        parameter, place = self.parameters[number], self.places[number]
+        assert parameter.grad is not None
+        place.copy_(parameter.grad)
+        parameter.grad = place
+        self.arrived.add(number)
+        return len(self.arrived) == len(self.parameters)
+
+    def fill_up(self) -> None:
+        """Zeros for the parameters that no gradient came for."""
+        for number, (parameter, place) in enumerate(zip(self.parameters, self.places, strict=True)):
+            if number not in self.arrived:
+                place.zero_()
+                parameter.grad = place
 
 
 class GradientExchange:
@@ -77,14 +99,13 @@ class GradientExchange:
             for i, group in enumerate(groups)
         ]
         for bucket, group in zip(self._buckets, groups, strict=True):
-            for parameter in group:
-                parameter.register_post_accumulate_grad_hook(self._hook(bucket))  # type: ignore[no-untyped-call]
+            for number, parameter in enumerate(group):
+                parameter.register_post_accumulate_grad_hook(self._hook(bucket, number))  # type: ignore[no-untyped-call]
         self._last = self._buckets[-1]
 
-    def _hook(self, bucket: _Bucket):  # type: ignore[no-untyped-def]
+    def _hook(self, bucket: _Bucket, number: int):  # type: ignore[no-untyped-def]
         def arrived(_: Tensor) -> None:
-            bucket.arrived += 1
-            if bucket.arrived == bucket.num_parameters and bucket is not self._last:
+            if bucket.take(number) and bucket is not self._last:
                 self._launch(bucket)
 
         return arrived
@@ -98,11 +119,9 @@ class GradientExchange:
         return self._last.extra
 
     def start_step(self) -> None:
-        """Zero the gradients and statistics of the step before."""
+        """Forget the gradients and statistics of the step before."""
         for bucket in self._buckets:
-            bucket.buffer.zero_()
-            bucket.arrived = 0
-            bucket.pending = None
+            bucket.clear()
 
     def gather_rows(self, ids: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of every table row that the global batch touches.
@@ -123,6 +142,7 @@ class GradientExchange:
         """Launch what no hook launched (statistics, unused layers), in fixed order, and wait for all."""
         for bucket in self._buckets:
             if bucket.pending is None:
+                bucket.fill_up()
                 self._launch(bucket)
         for bucket in self._buckets:
             assert bucket.pending is not None
