@@ -11,15 +11,19 @@ from hinet_model.models.counts import unknown_name
 from hinet_model.models.embedded import EmbeddedModel, Network
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
+from hinet_model.nn.row_shard import WHOLE, RowShard
 
 
-def build_embedding(settings: ModelSettings, layout: BatchLayout, times: int = 1) -> FusedEmbedding:
+def build_embedding(
+    settings: ModelSettings, layout: BatchLayout, times: int = 1, shard: RowShard = WHOLE
+) -> FusedEmbedding:
     """The fused embedding of a layout's fields.
 
     Args:
         settings: Width of a row, and the spread that rows start with.
         layout: The fields.
         times: How many rows' widths stand side by side in one.
+        shard: Rows of the table that are held here.
     """
     spans = [(field.positions[0], field.positions[-1] + 1) for field in layout.slot_fields]
     return FusedEmbedding(
@@ -29,6 +33,7 @@ def build_embedding(settings: ModelSettings, layout: BatchLayout, times: int = 1
         [field.pooled for field in layout.slot_fields],
         layout.num_numbers,
         settings.embedding_std,
+        shard,
     )
 
 
