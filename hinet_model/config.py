@@ -224,6 +224,10 @@ class TrainingSettings(Settings):
     """Rows of a lane that are shuffled together, held in memory at a time."""
     log_every_steps: int = Field(default=20, ge=1)
     """Steps between two progress reports of a worker."""
+    table: Literal["replicated", "sharded"] = "replicated"
+    """replicated: every worker holds the whole embedding table; sharded: each holds and trains every
+    `workers`-th row, and rows travel to the batches that need them: for tables beyond one worker's memory
+    (not the driver's: the model is exported whole). Not with `loss.balance: gradnorm` or `pcgrad`."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16 (autocast), weights and sums in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -303,3 +307,12 @@ class RunSettings(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     mlflow: MlflowSettings = MlflowSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
+
+    @model_validator(mode="after")
+    def _gradients_that_workers_hold(self) -> RunSettings:
+        if self.training.table == "sharded" and self.loss.balance in ("gradnorm", "pcgrad"):
+            raise ValueError(
+                f"training.table: sharded cannot go with loss.balance: {self.loss.balance}, which needs the gradient "
+                "of the whole table on every worker; expected training.table: replicated, or another balance"
+            )
+        return self

@@ -2,7 +2,7 @@
 
 A table optimiser takes the distinct ids of a GLOBAL step with their summed gradients, so that a step costs
 what the batch's rows cost, whatever the table's size. Every worker calls it with the same ids and gradients
-and so keeps the same table.
+and so keeps the same table; or each with those of its own shard, whose rows are then the table.
 
 Shape letters in this file:
     T  rows of the table   U  distinct rows of a step   D  width of a row
@@ -27,7 +27,7 @@ class TableOptimiser(Protocol):
     """Rate of the next step; a schedule may set it between steps."""
 
     def catch_up(self, ids: Tensor) -> None:
-        """Make rows current before they are read (decay they were not there to take)."""
+        """Make rows current before they are read (decay they were not there to take); ids may repeat."""
         ...
 
     def catch_up_all(self) -> None:
@@ -39,7 +39,7 @@ class TableOptimiser(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers that `load_state_dict` continues from, to the bit."""
+        """Tensors, all of one entry per row, and numbers that `load_state_dict` continues from, to the bit."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

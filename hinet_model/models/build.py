@@ -21,6 +21,7 @@ from hinet_model.models.features import build_embedding
 from hinet_model.models.matching import matching_widths
 from hinet_model.models.model import ModelKind, ScenarioModel
 from hinet_model.models.separate import SeparateModels
+from hinet_model.nn.row_shard import WHOLE, RowShard
 
 COMMON_KEYS = frozenset(
     {
@@ -52,7 +53,9 @@ REGISTRY: dict[str, ModelKind] = dict(_declared())
 """Models by name: every file of this package that declares a ``MODEL``."""
 
 
-def build_model(settings: ModelSettings, layout: BatchLayout, seed: int) -> ScenarioModel:
+def build_model(
+    settings: ModelSettings, layout: BatchLayout, seed: int, shard: RowShard = WHOLE
+) -> ScenarioModel:
     """Build the configured model with initial weights that depend on ``seed`` alone.
 
     The global random state is neither read nor changed.
@@ -61,6 +64,7 @@ def build_model(settings: ModelSettings, layout: BatchLayout, seed: int) -> Scen
         settings: The `model` section of a run's settings.
         layout: The data's features, scenarios and tasks.
         seed: Seeds the initial weights.
+        shard: Rows of the embedding table that this worker holds; their weights are those of the whole table.
 
     Raises:
         ConfigError: An unknown model, keys that it does not read, or names and counts that do not fit the
@@ -71,7 +75,7 @@ def build_model(settings: ModelSettings, layout: BatchLayout, seed: int) -> Scen
     check_settings(settings, layout)
     if settings.match_parameters is not None:
         settings = _matched(settings, layout)
-    model = _assembled(settings, layout)
+    model = _assembled(settings, layout, shard)
     model.reset_parameters(torch.Generator().manual_seed(seed))
     return model
 
@@ -123,18 +127,22 @@ def _ctcvr_faults(settings: ModelSettings, tasks: Sequence[str]) -> list[str]:
     return faults
 
 
-def _assembled(settings: ModelSettings, layout: BatchLayout) -> ScenarioModel:
+def _assembled(settings: ModelSettings, layout: BatchLayout, shard: RowShard = WHOLE) -> ScenarioModel:
     """The model and what stands around it, its weights not yet drawn."""
     kind = REGISTRY[settings.name]
     # Built in any case: it alone sees, and refuses, counts that do not fit the data's names.
-    model = kind.build(settings, layout, build_embedding(settings, layout))
+    model = kind.build(settings, layout, build_embedding(settings, layout, shard=shard))
     if settings.joint is not True:
         parts = _parts(layout, settings.joint)
         members = [
-            kind.build(_restricted(settings, part), part, build_embedding(settings, part).without_table())
+            kind.build(
+                _restricted(settings, part),
+                part,
+                build_embedding(settings, part, shard=shard).without_table(),
+            )
             for part in parts
         ]
-        embedding = build_embedding(settings, layout, times=len(members))
+        embedding = build_embedding(settings, layout, len(members), shard)
         model = SeparateModels(embedding, members, settings.joint, layout.num_scenarios)
     if settings.ctcvr == "product":
         assert settings.ctr_task is not None

@@ -13,6 +13,7 @@ from hinet_model.models.counts import unknown_name
 from hinet_model.models.embedded import EmbeddedModel, Network
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
+from hinet_model.nn.row_shard import WHOLE, RowShard
 
 LEAST_ROW_DIM = 4
 """Narrowest row of a table of mixed widths: a value of width 16 is then four look-ups."""
@@ -82,13 +83,16 @@ def _row_dim(settings: ModelSettings, layout: BatchLayout) -> int:
     return row_dim
 
 
-def build_embedding(settings: ModelSettings, layout: BatchLayout, times: int = 1) -> FusedEmbedding:
+def build_embedding(
+    settings: ModelSettings, layout: BatchLayout, times: int = 1, shard: RowShard = WHOLE
+) -> FusedEmbedding:
     """The fused embedding of a layout's fields.
 
     Args:
         settings: Widths of the features, and the spread that rows start with.
         layout: The fields, laid out with the same widths.
         times: How many rows' widths stand side by side in one.
+        shard: Rows of the table that are held here.
     """
     spans = [(field.positions[0], field.positions[-1] + 1) for field in layout.slot_fields]
     return FusedEmbedding(
@@ -99,6 +103,7 @@ def build_embedding(settings: ModelSettings, layout: BatchLayout, times: int = 1
         layout.num_numbers,
         settings.embedding_std,
         [field.parts for field in layout.slot_fields],
+        shard,
     )
 
 

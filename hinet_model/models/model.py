@@ -73,6 +73,12 @@ class ScenarioModel(Protocol):
         ...
 
 
+def table_name(model: ScenarioModel) -> str:
+    """Name of the embedding table among the model's parameters."""
+    table = model.embedding.weight
+    return next(name for name, parameter in model.named_parameters() if parameter is table)
+
+
 @dataclass(frozen=True)
 class ModelKind:
     """A model as its file declares it, in a constant named ``MODEL``.

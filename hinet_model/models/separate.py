@@ -72,7 +72,7 @@ class SeparateModels(nn.Module):
         """Score a batch; arguments and errors as any model's."""
         check_counts(batch.scenario_counts, self.num_scenarios, batch.num_rows)
         if rows is None:
-            rows = self.embedding.weight.index_select(0, batch.unique_ids)
+            rows = self.embedding.look_up(batch.unique_ids)
         columns = torch.split(rows, self.width, dim=1)
         if self.by == "per_task":
             return torch.cat(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hinet_model.batch import Batch
+from hinet_model.nn.row_shard import WHOLE, RowShard, draw_rows
 
 
 class FusedEmbedding(nn.Module):
@@ -33,6 +34,7 @@ class FusedEmbedding(nn.Module):
         num_numbers: Number columns ``P``.
         std: Standard deviation of the normal distribution that rows start from.
         parts: Rows of the table that make one value of each feature; one each if not given.
+        shard: Rows that this worker holds; what it lacks must come to it from outside.
 
     Shape:
         rows_UD: ``(U, D)``  ->  ``(B, F * D + P)``
@@ -47,6 +49,7 @@ class FusedEmbedding(nn.Module):
         num_numbers: int,
         std: float,
         parts: Sequence[int] | None = None,
+        shard: RowShard = WHOLE,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -54,18 +57,35 @@ class FusedEmbedding(nn.Module):
         self.spans = [(start, stop, many) for (start, stop), many in zip(slot_spans, pooled, strict=True)]
         self.parts = [1] * len(self.spans) if parts is None else list(parts)
         self.out_dim = sum(self.parts) * dim + num_numbers
-        self.weight: Tensor = nn.Parameter(torch.empty(num_embeddings, dim))
+        self.num_embeddings, self.shard = num_embeddings, shard
+        self.weight: Tensor = nn.Parameter(torch.empty(shard.num_rows(num_embeddings), dim))
 
     def without_table(self) -> FusedEmbedding:
         """Give the table up, for one that is always given its rows from outside; returns itself."""
         del self.weight
+        self.num_embeddings = 0
         self.weight = torch.empty(0, self.dim)
         return self
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all rows anew."""
+        """Draw all rows anew; those of a shard are what they would be in the whole table."""
+        if self.shard.count > 1:
+            draw_rows(self.weight, self.num_embeddings, self.shard, self.std, generator)
+            return
         with torch.no_grad():
             self.weight.normal_(std=self.std, generator=generator)
+
+    def look_up(self, unique_ids: Tensor) -> Tensor:
+        """The rows of distinct ids.
+
+        Raises:
+            RuntimeError: This worker holds a shard of the table.
+        """
+        if self.shard.count > 1:
+            raise RuntimeError(
+                f"rows were looked up in shard {self.shard.place} of {self.shard.count}; expected them from outside"
+            )
+        return self.weight.index_select(0, unique_ids)
 
     def gather(self, unique_ids: Tensor) -> Tensor:
         """The rows of distinct ids as a leaf of its own, whose gradient is then already de-duplicated.
@@ -76,7 +96,9 @@ class FusedEmbedding(nn.Module):
         Returns:
             ``(U, D)``, detached from the table, requiring a gradient.
         """
-        return self.weight.detach().index_select(0, unique_ids).requires_grad_()
+        with torch.no_grad():
+            rows_UD = self.look_up(unique_ids)
+        return rows_UD.requires_grad_()
 
     def forward(self, batch: Batch, rows_UD: Tensor | None = None) -> Tensor:
         """The features of every row of a batch.
@@ -86,7 +108,7 @@ class FusedEmbedding(nn.Module):
             rows_UD: Rows of ``batch.unique_ids``; looked up in the table if not given.
         """
         if rows_UD is None:
-            rows_UD = self.weight.index_select(0, batch.unique_ids)
+            rows_UD = self.look_up(batch.unique_ids)
         num_unique = rows_UD.shape[0]
         padded = torch.cat([rows_UD, rows_UD.new_zeros(1, self.dim)])
         features: list[Tensor] = []

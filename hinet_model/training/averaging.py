@@ -65,4 +65,6 @@ class WeightAverage:
         mean, count = state["mean"], state["count"]
         assert isinstance(mean, dict)
         assert isinstance(count, int)
-        self._mean, self.count = mean, count
+        devices = {name: parameter.device for name, parameter in self._model.named_parameters()}
+        self._mean = {name: tensor.to(devices[name]) for name, tensor in mean.items()}
+        self.count = count

@@ -4,6 +4,10 @@ A checkpoint is a folder ``step-<global step>`` with ``state.pt`` (model, optimi
 the next step starts, and what the run may not change when it goes on) and ``manifest.json`` (size and SHA-256
 of the others), which is written last: without a manifest that fits, the checkpoint does not exist. Rank 0
 writes; every rank reads, so the folder lies on storage that all workers share, as the training table does.
+
+Where the embedding table is sharded, ``state.pt`` lacks what goes row by row with it, and ``rows-<rank>-of-<size>.pt``
+has it: each rank writes its own, before the manifest, which vouches for all of them. They are read as whole rows or
+dealt anew to any number of shards.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Any
 import torch
 
 from feature_eng.settings import UserError
+from hinet_model.nn.row_shard import WHOLE, RowShard
 
 FORMAT = 1
 BEST = "best"
@@ -64,14 +69,55 @@ def write(folder: Path, state: dict[str, Any], position: Position) -> Path:
     Returns:
         The checkpoint's folder.
     """
-    target = folder / f"step-{position.global_step:09d}"
-    partial = folder / f".{target.name}.partial"
+    return finish(begin(folder, position.global_step), state, position, {})
+
+
+def begin(folder: Path, global_step: int) -> Path:
+    """Make the folder in which a checkpoint is written until it is whole."""
+    partial = folder / f".step-{global_step:09d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    return partial
+
+
+def write_rows(
+    partial: Path, rows: dict[str, torch.Tensor], shard: RowShard, num_rows: int
+) -> dict[str, Any]:
+    """Write a shard's rows into a checkpoint that has begun.
+
+    Args:
+        partial: Returned by `begin`, on another rank perhaps.
+        rows: Tensors with one entry per row of the shard, by their path in the state (``model/embedding.weight``).
+        shard: Which rows they are.
+        num_rows: Rows of the whole table.
+
+    Returns:
+        What `finish` writes into the manifest.
+    """
+    if not partial.is_dir():
+        raise CheckpointError(
+            f"checkpoint {partial}: rank 0 made it, this worker does not see it; expected storage that all share"
+        )
+    file = partial / f"rows-{shard.place:05d}-of-{shard.count:05d}.pt"
+    torch.save({"place": shard.place, "count": shard.count, "num_rows": num_rows, "rows": rows}, file)
+    _sync(file)
+    return {file.name: _fingerprint(file)}
+
+
+def finish(partial: Path, state: dict[str, Any], position: Position, rows: dict[str, Any]) -> Path:
+    """Write the rest of a checkpoint that has begun, its manifest last; returns the checkpoint's folder.
+
+    Args:
+        partial: Returned by `begin`.
+        state: As in `write`, without what is in ``rows``.
+        position: Where training goes on.
+        rows: What `write_rows` returned on all ranks.
+    """
+    target = partial.with_name(f"step-{position.global_step:09d}")
     torch.save(state, partial / "state.pt")
     # Python's JSON writes and reads -Infinity, the value before the first validation.
     (partial / "position.json").write_text(json.dumps({"format": FORMAT, **asdict(position)}, indent=1))
-    files = {name: _fingerprint(partial / name) for name in ("state.pt", "position.json")}
+    files = rows | {name: _fingerprint(partial / name) for name in ("state.pt", "position.json")}
     (partial / "manifest.json").write_text(json.dumps(files, indent=1))
     _sync(partial / "manifest.json")
     shutil.rmtree(target, ignore_errors=True)
@@ -80,7 +126,38 @@ def write(folder: Path, state: dict[str, Any], position: Position) -> Path:
 
 
 def read(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Position]:
-    """Read a checkpoint back.
+    """Read a checkpoint back, the table whole.
+
+    Raises:
+        CheckpointError: Names the file that is missing or not what the manifest says.
+    """
+    state, rows, position = read_shard(checkpoint, WHOLE, device)
+    put_rows(state, rows)
+    return state, position
+
+
+def put_rows(state: dict[str, Any], rows: dict[str, torch.Tensor]) -> None:
+    """Put rows where their paths say in a state."""
+    for path, tensor in rows.items():
+        *sections, name = path.split("/")
+        place = state
+        for section in sections:
+            place = place[section]
+        place[name] = tensor
+
+
+def read_shard(
+    checkpoint: Path, shard: RowShard, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], Position]:
+    """Read a checkpoint back, of what was written in shards the rows of one shard alone.
+
+    Args:
+        checkpoint: Its folder.
+        shard: Rows to read, whatever the shards in which they were written.
+        device: Where to put the tensors.
+
+    Returns:
+        State, rows by their path in it (none where the table was not sharded), and position.
 
     Raises:
         CheckpointError: Names the file that is missing or not what the manifest says.
@@ -88,7 +165,32 @@ def read(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[dict[str
     _verify(checkpoint)
     position = read_position(checkpoint)
     state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True)
-    return state, position
+    names = json.loads((checkpoint / "manifest.json").read_text())
+    files = [checkpoint / name for name in sorted(names) if name.startswith("rows-")]
+    rows = {path: tensor.to(device) for path, tensor in _deal(checkpoint, files, shard).items()}
+    return state, rows, position
+
+
+def _deal(checkpoint: Path, files: list[Path], shard: RowShard) -> dict[str, torch.Tensor]:
+    """A shard's rows out of the files of all shards, which are mapped, so that only what is taken is read."""
+    dealt: dict[str, torch.Tensor] = {}
+    for place, file in enumerate(files):
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        written, num_rows = RowShard(saved["place"], saved["count"]), int(saved["num_rows"])
+        lengths = {len(tensor) for tensor in saved["rows"].values()}
+        if written != RowShard(place, len(files)) or lengths != {written.num_rows(num_rows)}:
+            raise CheckpointError(
+                f"checkpoint {checkpoint}: {file.name} holds {lengths} rows of shard {written.place} of "
+                f"{written.count}; expected shard {place} of {len(files)}, {written.num_rows(num_rows)} rows"
+            )
+        ids = torch.arange(written.place, num_rows, written.count)
+        taken = (shard.owners(ids) == shard.place).nonzero().squeeze(1)
+        positions = shard.positions(ids[taken])
+        for path, tensor in saved["rows"].items():
+            if path not in dealt:
+                dealt[path] = tensor.new_empty((shard.num_rows(num_rows), *tensor.shape[1:]))
+            dealt[path].index_copy_(0, positions, tensor.index_select(0, taken))
+    return dealt
 
 
 def latest(folder: Path) -> Path | None:

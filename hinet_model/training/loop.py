@@ -1,8 +1,8 @@
 """Loop: one optimiser step after the other, and a validation pass; the same code on any world.
 
-A step: look up the batch's distinct embedding rows as a leaf, forward, loss as this rank's share of the global
-batch, backward (buckets of dense gradients leave as they fill), gather the rows' gradients by id, wait, step
-both optimisers. Every rank takes every planned step, with an empty batch if that is its part.
+A step: fetch the batch's distinct embedding rows as a leaf, forward, loss as this rank's share of the global
+batch, backward (buckets of dense gradients leave as they fill), bring the rows' gradients to those who train them,
+wait, step both optimisers. Every rank takes every planned step, with an empty batch if that is its part.
 
 Randomness inside a step (dropout) is seeded by (seed, global step, rank), so a run that goes on from a
 checkpoint draws what the uninterrupted one would have drawn.
@@ -29,6 +29,7 @@ from hinet_model.plan import EpochPlan
 from hinet_model.training.exchange import GradientExchange
 from hinet_model.training.optimisation import RunOptimisers
 from hinet_model.training.reports import Reporter
+from hinet_model.training.table import build_table_exchange
 from hinet_model.training.watchdog import Progress
 from hinet_model.training.world import World
 
@@ -125,6 +126,10 @@ class Trainer:
             world,
             num_statistics=self._num_reported + sum(norm.num_statistics for norm in self._norms),
         )
+        assert settings.table == "replicated" or not self.balance.per_task
+        self._table = build_table_exchange(
+            settings.table, model.embedding, optimisers.table, self.exchange, world, progress
+        )
         self._pinned = world.device.type == "cuda"
 
     def train_epoch(self, plan: EpochPlan, batches: Iterator[Batch], start_step: int = 0) -> EpochSummary:
@@ -189,8 +194,7 @@ class Trainer:
         torch.manual_seed(hash((self.settings.seed, self.global_step, self.world.rank)) & (2**63 - 1))
         if self._pinned:
             batch = batch.to(self.world.device, non_blocking=True)
-        self.optimisers.catch_up(batch.unique_ids)
-        rows = self.model.embedding.gather(batch.unique_ids)
+        rows = self._table.fetch(batch.unique_ids)
         with torch.autocast(
             self.world.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
         ):
@@ -218,7 +222,7 @@ class Trainer:
         factors: Tensor | None,
         keep_graph: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Backward pass and exchange; returns the global batch's ids and their gradients."""
+        """Backward pass and exchange; returns rows of this rank's table and their global gradients."""
         self.exchange.start_step()
         rows.grad = None
         loss, cell_sums = self.loss(logits, batch, factors)
@@ -236,7 +240,7 @@ class Trainer:
             statistics[self._num_reported :] = torch.cat([norm.statistics() for norm in self._norms])
         self._progress.enter("exchange")
         gradients = rows.grad if rows.grad is not None else torch.zeros_like(rows)
-        ids, gradients = self.exchange.gather_rows(batch.unique_ids, gradients)
+        ids, gradients = self._table.collect(batch.unique_ids, gradients)
         self.exchange.finish()
         return ids, gradients
 
@@ -308,7 +312,8 @@ class Trainer:
             self._progress.step = step
             self._progress.enter("validate")
             moved = batch.to(self.world.device, non_blocking=True) if self._pinned else batch
-            parts.append((moved.scenario_index, moved.labels, torch.sigmoid(self.model(moved).float())))
+            logits = self.model(moved, self._table.look_up(moved.unique_ids))
+            parts.append((moved.scenario_index, moved.labels, torch.sigmoid(logits.float())))
         scenario_index, labels, probs = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         self._progress.enter("gather")
         return Scores(

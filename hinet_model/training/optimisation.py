@@ -26,15 +26,11 @@ class RunOptimisers:
         self.table = build_table_optimiser(settings, model.embedding.weight)
         self._table_rate = self.table.learning_rate
 
-    def catch_up(self, ids: Tensor) -> None:
-        """Make table rows current before the batch reads them."""
-        self.table.catch_up(ids)
-
     def step(self, ids: Tensor, row_gradients: Tensor, global_step: int) -> None:
         """Take one step; the dense gradients are in place, those of the table's rows are given.
 
         Args:
-            ids: Distinct rows that the global batch touches. ``(U,)``
+            ids: Distinct rows of the table that the global batch touches. ``(U,)``
             row_gradients: Their summed gradients. ``(U, D)``
             global_step: 1 is the first.
         """

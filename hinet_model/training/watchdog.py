@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from hinet_model.training.reports import Reporter
@@ -36,6 +37,14 @@ class Progress:
         """Begin a phase; each beginning is a sign of life."""
         self.phase = phase
         self._since = time.monotonic()
+
+    @contextmanager
+    def within(self, phase: str) -> Iterator[None]:
+        """A phase in the midst of another, which goes on if nothing was raised."""
+        before = self.phase
+        self.enter(phase)
+        yield
+        self.enter(before)
 
     def seconds_in_phase(self) -> float:
         return time.monotonic() - self._since

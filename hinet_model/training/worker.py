@@ -10,7 +10,7 @@ import resource
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,8 +27,9 @@ from hinet_model.losses import MultiTaskLoss, loss_weights
 from hinet_model.metrics import evaluate_cells, mean_defined
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_layout
-from hinet_model.models.model import ScenarioModel
+from hinet_model.models.model import ScenarioModel, table_name
 from hinet_model.native import library
+from hinet_model.nn.row_shard import WHOLE, RowShard
 from hinet_model.plan import EpochPlan, plan_epoch
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
@@ -36,6 +37,7 @@ from hinet_model.training.checkpoint import CheckpointError, Position
 from hinet_model.training.loop import AfterStep, EpochSummary, Trainer
 from hinet_model.training.optimisation import RunOptimisers
 from hinet_model.training.reports import ReportClient, Reporter
+from hinet_model.training.run_state import RunState
 from hinet_model.training.watchdog import Progress, Watchdog
 from hinet_model.training.world import HorovodWorld, World
 
@@ -148,7 +150,10 @@ class _Run:
             library.prepare()
         set_threads(settings.training.threads_per_worker, world)
         self.layout = build_layout(settings.model, job.schema)
-        self.model = build_model(settings.model, self.layout, seed=settings.training.seed)
+        sharded = settings.training.table == "sharded"
+        shard = RowShard(world.rank, world.size) if sharded else WHOLE
+        self.model = build_model(settings.model, self.layout, settings.training.seed, shard)
+        self.own_weights = frozenset({table_name(self.model)} if sharded else ())
         self.model.to(world.device)
         self.folder = Path(job.checkpoint_folder)
         self.position = Position(epoch=0, step=0, global_step=0, identity=run_identity(job))
@@ -159,6 +164,7 @@ class _Run:
         loss = build_loss(settings, self.layout, job.snapshot.scenario_rows["train"]).to(world.device)
         self.average = WeightAverage(self.model)
         self.balance = build_balance(settings.loss, self.layout.num_tasks)
+        self.state = RunState(self.model, self.optimisers, self.average, self.balance, sharded)
         if job.resume:
             self._resume()
         self._agree_on_weights()
@@ -185,24 +191,24 @@ class _Run:
         newest = checkpoint.latest(self.folder)
         if newest is None:
             raise CheckpointError(f"nothing to resume: no whole checkpoint in {self.folder}")
-        state, position = checkpoint.read(newest, self.world.device)
+        # Each rank goes on with rows and moments of its own, which nothing compares afterwards.
+        self.world.assert_same(newest.name, "checkpoint to go on from")
+        position = checkpoint.read_position(newest)
         if position.identity != self.position.identity:
             raise CheckpointError(
                 f"checkpoint {newest} belongs to a run with other data, model, optimiser or plan; expected the same "
                 "(epochs and workers may differ)"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimisers.load_state_dict(state["optimisers"])
-        self.average.load_state_dict(state["average"])
-        self.balance.load_state_dict(state["balance"])
+        self.state.restore(newest, self.world)
         self.position = position
 
     def _agree_on_weights(self) -> None:
-        """Rank 0's weights on all ranks, and proof of it, before the first step."""
+        """Rank 0's weights on all ranks, and proof of it, before the first step; but to each rank its own shard."""
         self.progress.enter("start")
         for name, tensor in self.model.state_dict().items():
-            self.world.broadcast(tensor, f"initial.{name}")
-        self.world.assert_same(weights_digest(self.model), "digest of the initial weights")
+            if name not in self.own_weights:
+                self.world.broadcast(tensor, f"initial.{name}")
+        self.world.assert_same(weights_digest(self.model, self.own_weights), "digest of the initial weights")
 
     def to_the_end(self) -> dict[str, Any]:
         settings = self.job.settings.training
@@ -231,7 +237,7 @@ class _Run:
             "best_value": self.position.best_value if self.position.best_epoch >= 0 else None,
             "stopped": last is not None and last.stopped_at is not None,
             "plan_hash": first_plan_hash,
-            "weights": weights_digest(self.model),
+            "weights": weights_digest(self.model, self.own_weights),
             "history": self.position.history,
             "device": str(self.world.device),
             "threads": torch.get_num_threads(),
@@ -314,14 +320,8 @@ class _Run:
         if due:
             # A row that decay has not caught up with would be written as it was when last read.
             self.optimisers.settle()
-        if due and self.world.rank == 0:
-            state = {
-                "model": self.model.state_dict(),
-                "optimisers": self.optimisers.state_dict(),
-                "average": self.average.state_dict(),
-                "balance": self.balance.state_dict(),
-            }
-            written = checkpoint.write(self.folder, state, self.position)
+        written = self.state.save(self.folder, self.position, self.world, self.progress) if due else None
+        if written is not None:
             if best:
                 checkpoint.mark_best(self.folder, written)
             checkpoint.prune(self.folder, self.job.settings.checkpoint.keep)
@@ -374,10 +374,12 @@ def run_identity(job: TrainingJob) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def weights_digest(model: torch.nn.Module | ScenarioModel) -> str:
-    """sha256 of every tensor of the model, bit by bit."""
+def weights_digest(model: torch.nn.Module | ScenarioModel, without: Set[str] = frozenset()) -> str:
+    """sha256 of every tensor of the model, bit by bit, but for those named in ``without``."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if name in without:
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ which ranks happen to reach it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -46,6 +47,13 @@ class World(Protocol):
     def gather_rows(self, ids: Tensor, rows: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """Every rank's ``ids (U,)`` and ``rows (U, D)``, one rank after the other."""
 
+    def exchange_rows(self, rows: Tensor, counts: Sequence[int], name: str) -> tuple[Tensor, list[int]]:
+        """Send ``counts[r]`` of ``rows`` to rank ``r``, one rank's after the other's, all in all.
+
+        Returns:
+            What the ranks sent to this one, in rank order, and how many rows each sent.
+        """
+
     def gather(self, tensor: Tensor, name: str) -> Tensor:
         """Every rank's tensor, joined along the first axis in rank order; lengths may differ."""
 
@@ -54,6 +62,9 @@ class World(Protocol):
 
     def broadcast_object(self, value: T, name: str) -> T:
         """Rank 0's value, pickled."""
+
+    def gather_objects(self, value: T, name: str) -> list[T]:
+        """Every rank's value, pickled, in rank order."""
 
     def assert_same(self, value: str, name: str) -> None:
         """Raise `WorldError`, with every rank's value, unless all ranks bring the same one."""
@@ -84,6 +95,9 @@ class LocalWorld:
     def gather_rows(self, ids: Tensor, rows: Tensor, name: str) -> tuple[Tensor, Tensor]:
         return ids, rows
 
+    def exchange_rows(self, rows: Tensor, counts: Sequence[int], name: str) -> tuple[Tensor, list[int]]:
+        return rows, list(counts)
+
     def gather(self, tensor: Tensor, name: str) -> Tensor:
         return tensor
 
@@ -92,6 +106,9 @@ class LocalWorld:
 
     def broadcast_object(self, value: T, name: str) -> T:
         return value
+
+    def gather_objects(self, value: T, name: str) -> list[T]:
+        return [value]
 
     def assert_same(self, value: str, name: str) -> None:
         return None
@@ -136,8 +153,7 @@ class HorovodWorld:
         negotiate anew on every rank. The padded size only grows, in steps of an eighth, so it settles early.
         """
         num_rows = ids.shape[0]
-        size = max(self._padded.get(name, 0), coarse_size(num_rows))
-        self._padded[name] = size
+        size = self._padded_size(num_rows, name)
         padded_ids = ids.new_full((size,), NO_ROW)
         padded_ids[:num_rows] = ids
         padded_rows = rows.new_zeros((size, rows.shape[1]))
@@ -147,6 +163,25 @@ class HorovodWorld:
         all_ids, all_rows = self._hvd.synchronize(pending_ids), self._hvd.synchronize(pending_rows)
         real = all_ids != NO_ROW
         return all_ids[real], all_rows[real]
+
+    def exchange_rows(self, rows: Tensor, counts: Sequence[int], name: str) -> tuple[Tensor, list[int]]:
+        """As `World.exchange_rows`; padded as in `gather_rows`, but what pads is part of no rank's split, and never
+        sent.
+        """
+        num_rows = rows.shape[0]
+        assert sum(counts) == num_rows
+        padded = rows.new_empty((self._padded_size(num_rows, name), *rows.shape[1:]))
+        padded[:num_rows] = rows
+        splits = torch.tensor(counts, dtype=torch.int32)
+        received, received_splits = self._hvd.synchronize(
+            self._hvd.alltoall_async(padded, splits=splits, name=name)
+        )
+        return received, received_splits.tolist()
+
+    def _padded_size(self, num_rows: int, name: str) -> int:
+        size = max(self._padded.get(name, 0), coarse_size(num_rows))
+        self._padded[name] = size
+        return size
 
     def gather(self, tensor: Tensor, name: str) -> Tensor:
         gathered: Tensor = self._hvd.allgather(tensor.contiguous(), name=name)
@@ -159,8 +194,12 @@ class HorovodWorld:
         received: T = self._hvd.broadcast_object(value, root_rank=0, name=name)
         return received
 
+    def gather_objects(self, value: T, name: str) -> list[T]:
+        values: list[T] = self._hvd.allgather_object(value, name=name)
+        return values
+
     def assert_same(self, value: str, name: str) -> None:
-        values = self._hvd.allgather_object(value, name=name)
+        values = self.gather_objects(value, name)
         if len(set(values)) > 1:
             listing = ", ".join(f"rank {rank}: {text}" for rank, text in enumerate(values))
             raise WorldError(f"{name} differs between workers; expected the same on all: {listing}")

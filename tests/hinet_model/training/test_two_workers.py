@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import Tensor
+from thread_world import in_threads
 
 from feature_eng.snapshot import SnapshotRef
 from hinet_model.balance import build_balance
@@ -23,42 +22,9 @@ from hinet_model.training.optimisation import RunOptimisers
 from hinet_model.training.reports import ReportList
 from hinet_model.training.watchdog import Progress
 from hinet_model.training.worker import TrainingJob, build_loss
-from hinet_model.training.world import LocalWorld, Pending
+from hinet_model.training.world import LocalWorld
 
 STEPS, ROWS = 4, 96
-
-
-class Meeting:
-    """Where the ranks of one process lay down their tensors, and pick up everybody's."""
-
-    def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size)
-        self.slots: dict[str, dict[int, Tensor]] = {}
-
-    def all_of(self, rank: int, tensor: Tensor, name: str) -> list[Tensor]:
-        self.slots.setdefault(name, {})[rank] = tensor.clone()
-        self.barrier.wait(60)
-        found = [self.slots[name][other] for other in sorted(self.slots[name])]
-        self.barrier.wait(60)
-        return found
-
-
-class ThreadWorld(LocalWorld):
-    """A rank that is a thread of this process."""
-
-    def __init__(self, rank: int, size: int, meeting: Meeting) -> None:
-        super().__init__()
-        self.rank, self.size, self.meeting = rank, size, meeting
-
-    def start_sum(self, tensor: Tensor, name: str) -> Pending:
-        def wait() -> None:
-            tensor.copy_(torch.stack(self.meeting.all_of(self.rank, tensor, name)).sum(dim=0))
-
-        return SimpleNamespace(wait=wait)
-
-    def gather_rows(self, ids: Tensor, rows: Tensor, name: str) -> tuple[Tensor, Tensor]:
-        all_ids = self.meeting.all_of(self.rank, ids, f"{name}.ids")
-        return torch.cat(all_ids), torch.cat(self.meeting.all_of(self.rank, rows, f"{name}.rows"))
 
 
 def part(columns: dict[str, np.ndarray], layout: BatchLayout, step: int, rank: int, size: int) -> Batch:
@@ -129,21 +95,7 @@ def test_two_workers_have_the_weights_of_one(
         training=TrainingSettings(workers=1, log_every_steps=100),
     )
     one = train(LocalWorld(), settings, layout, columns)
-    meeting, results = Meeting(2), {}
-
-    def work(rank: int) -> None:
-        try:
-            results[rank] = train(ThreadWorld(rank, 2, meeting), settings, layout, columns)
-        except BaseException:
-            meeting.barrier.abort()
-            raise
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(results) == {0, 1}
+    results = in_threads(2, lambda world: train(world, settings, layout, columns))
     for name, tensor in one[0].items():
         assert torch.equal(results[0][0][name], results[1][0][name]), name
         torch.testing.assert_close(results[0][0][name], tensor, atol=2e-5, rtol=1e-4, msg=name)
