@@ -168,7 +168,7 @@ STUDIES: dict[str, Study] = {
             },
         },
         search=["training.epochs=2", "training.average_epochs=1"],
-        final=["training.epochs=5", "training.average_epochs=2"],
+        final=["training.epochs=3", "training.average_epochs=2"],
     ),
     "precision": Study(
         asks="bf16 autocast against fp32",
@@ -177,7 +177,7 @@ STUDIES: dict[str, Study] = {
             "fp32": [*_SMALL, "training.precision=fp32"],
             "bf16": [*_SMALL, "training.precision=bf16"],
         },
-        final=["training.epochs=2", "training.average_epochs=0"],
+        final=["training.epochs=1", "training.average_epochs=0"],
         seeds=(1, 2, 3, 4, 5),
     ),
 }
