@@ -110,6 +110,7 @@ _MODELS = (
     "single",
 )
 _OF_MODEL = {
+    "ple": ["model.shared_experts=1", "model.specific_experts=1"],
     "pepnet": ['model.prior_features=["user_id", "movie_id"]'],
     "aitm": ["loss.calibrator_weight=0.6"],
 }

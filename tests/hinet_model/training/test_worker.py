@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hinet_model.batch import Batch
+from hinet_model.native import library
 from hinet_model.training import checkpoint
 from hinet_model.training.checkpoint import CheckpointError
 from hinet_model.training.loop import NonFiniteLossError, Trainer
@@ -75,6 +76,21 @@ def test_equal_seeds_give_equal_weights_and_another_seed_others(small_job: Jobs)
     other = small_job({"dropout": 0.2}, name="c", seed=1)
     digests = [run(job)[0]["weights"] for job in (*same, other)]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_run_has_the_same_losses_with_and_without_compiled_experts(
+    small_job: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves = []
+    for switch in ("1", "0"):
+        monkeypatch.setenv(library.SWITCH, switch)
+        library.available.cache_clear()
+        _, reporter = run(small_job({}, name=f"native{switch}", epochs=2))
+        curves.append([loss for report in reporter.reports if report["kind"] == "epoch" for loss in report["losses"]])
+    library.available.cache_clear()
+    assert len(curves[0]) >= 12
+    # Sums in another order; a ReLU on its edge may turn, and then Adam makes a full step of its unit's first gradient.
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
 
 
 def test_resuming_after_an_epoch_gives_the_weights_of_a_run_that_never_stopped(small_job: Jobs) -> None:
