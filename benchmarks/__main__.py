@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import loader, table_size, train_throughput
+from benchmarks import loader, model_throughput, table_size, train_throughput
 from benchmarks.goals import goals_table, judge
 from benchmarks.machine import add_run_options, describe, prepare
 from benchmarks.pairing import Measured
@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace], Measured], Callable[[
     "loader": (_measure_loader, loader.report),
     "train_throughput": (train_throughput.measure, train_throughput.report),
     "table_size": (table_size.measure, table_size.report),
+    "model_throughput": (model_throughput.measure, model_throughput.report),
 }
 """By name: what measures, and what writes it as lines."""
 

@@ -20,6 +20,7 @@ from hinet_model.config import ModelSettings, RunSettings, TrainingSettings
 from hinet_model.losses import MultiTaskLoss
 from hinet_model.models.build import build_model
 from hinet_model.models.hinet import HiNet, HiNetSizes, hinet_sizes
+from hinet_model.models.model import ScenarioModel
 from hinet_model.plan import EpochPlan
 from hinet_model.training.loop import Trainer
 from hinet_model.training.optimisation import RunOptimisers
@@ -143,7 +144,12 @@ class OwnSteps:
     """
 
     def __init__(
-        self, model: HiNet, layout: BatchLayout, batches: Sequence[Batch], device: str, compiled: bool = False
+        self,
+        model: ScenarioModel,
+        layout: BatchLayout,
+        batches: Sequence[Batch],
+        device: str,
+        compiled: bool = False,
     ) -> None:
         settings = RunSettings(training=TrainingSettings(log_every_steps=1_000_000, lanes=1, workers=1))
         world = LocalWorld(device)
