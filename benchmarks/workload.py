@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -160,7 +161,7 @@ class OwnSteps:
             settings.training, model, layout, loss, self.optimisers, None, world, ReportList(), Progress()
         )
         if compiled:
-            model.compile()
+            cast(nn.Module, model).compile()
         pinned = [batch.pin_memory() for batch in batches] if device == "cuda" else batches
         self._batches: Iterator[Batch] = itertools.cycle(pinned)
         self._batch_size = batches[0].num_rows
