@@ -3,7 +3,7 @@
 examples:
     python -m benchmarks.study models --processes 2
     python -m benchmarks.study models --variants mmoe ple
-    python -m benchmarks.study models --report
+    python -m benchmarks.study models --report --figure models.svg
 
 Every trial is one line of ``benchmarks/studies.jsonl``, and one that is there already is not run again: a study that
 was stopped goes on where it was. A variant's candidates are searched with one seed by validation AUC, the best is
@@ -27,161 +27,22 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.machine import enter_malloc
+from benchmarks.questions import STUDIES, Overrides, Study
 from benchmarks.trial import run_trial
 from feature_eng import delta
 from feature_eng.session import build_session
-from hinet_model.models.build import REGISTRY
 
 CONFIG = "conf/train/movielens_1m.yml"
-RANDOM = "local/warehouse/movielens_1m_random_1/training"
-OCCUPATION = "local/warehouse/movielens_1m_occupation/training"
 RESULTS = Path(__file__).with_name("studies.jsonl")
-SMALL_DATA = "local/warehouse/movielens/training"
 SEARCH_SEED = 0
-
-Overrides = Sequence[str]
-"""Settings as ``key=value``."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is compared with what.
-
-    Args:
-        asks: The question.
-        table: Training table that all variants read.
-        variants: Settings by name.
-        candidates: For each variant, settings by name to choose among; a single one is not searched.
-        search: Settings of the search's trials.
-        final: Settings of the trials that are compared.
-        seeds: Of the latter.
-    """
-
-    asks: str
-    table: str
-    variants: Mapping[str, Overrides]
-    candidates: Mapping[str, Mapping[str, Overrides]] = field(default_factory=dict)
-    search: Overrides = ()
-    final: Overrides = ()
-    seeds: tuple[int, ...] = (1, 2, 3)
-
-
-def _dropout(model: str, rate: float) -> list[str]:
-    """Dropout in the first experts a row meets, whatever they are called in the model."""
-    first = "dropout" if "dropout" in REGISTRY[model].keys else "expert_dropout"
-    return [f"model.{key}={rate if key == first else 0.0}" for key in ("dropout", "expert_dropout")]
-
-
-def _model_candidates(model: str) -> dict[str, Overrides]:
-    """Six settings of learning rate, dropout, and L2 penalty on the embedding table."""
-
-    def one(rate: float, dropout: float, l2: float) -> Overrides:
-        return [f"optimiser.learning_rate={rate}", f"optimiser.table_l2={l2}", *_dropout(model, dropout)]
-
-    six = [
-        (1e-3, 0.0, 1e-5),
-        (1e-3, 0.2, 1e-5),
-        (1e-3, 0.0, 3e-5),
-        (1e-3, 0.2, 3e-5),
-        (2e-3, 0.2, 1e-5),
-        (5e-4, 0.0, 1e-5),
-    ]
-    return {f"rate {rate:g} dropout {drop:g} l2 {l2:g}": one(rate, drop, l2) for rate, drop, l2 in six}
-
-
-# In the order in which a reader would want them, should the time not reach for all.
-_MODELS = (
-    "hinet",
-    "shared_bottom",
-    "mmoe",
-    "ple",
-    "star",
-    "hmoe",
-    "m3oe",
-    "pepnet",
-    "aitm",
-    "cross_stitch",
-    "flat_moe",
-    "single",
-)
-_NORMALISED = ["model.normalisation=scenario"]
-_OF_MODEL = {
-    "star": [],  # has that normalisation by itself
-    "ple": [*_NORMALISED, "model.shared_experts=1", "model.specific_experts=1"],
-    "pepnet": [*_NORMALISED, 'model.prior_features=["user_id", "movie_id"]'],
-    "aitm": [*_NORMALISED, "loss.calibrator_weight=0.6"],
-}
-_SMALL = ["model.sub_experts=2", "model.sub_expert_dims=[64, 32]", "model.expert_dims=[64, 32]"]
-_TOP = "model.scenario_attention=top_k"
-
-STUDIES: dict[str, Study] = {
-    "models": Study(
-        asks="HiNet against all other joint models, 3 scenarios by age, random split, all with scenario normalisation",
-        table=RANDOM,
-        variants={name: [f"model.name={name}", *_OF_MODEL.get(name, _NORMALISED)] for name in _MODELS},
-        candidates={name: _model_candidates(name) for name in _MODELS},
-        search=["training.epochs=1", "training.average_epochs=0"],
-        final=["training.epochs=3", "training.average_epochs=2"],
-    ),
-    "top_k": Study(
-        asks="what listening to fewer of 21 scenarios (by occupation) costs",
-        table=OCCUPATION,
-        variants={
-            "full": _SMALL,
-            **{f"top {k}": [*_SMALL, _TOP, f"model.top_k={k}"] for k in (4, 2, 1)},
-            "none": [*_SMALL, "model.scenario_attention=none"],
-        },
-        final=["training.epochs=3", "training.average_epochs=2"],
-    ),
-    "top_1_of_3": Study(
-        asks="what listening to one of the two other scenarios costs",
-        table=RANDOM,
-        variants={"full": _SMALL, "top 1": [*_SMALL, _TOP, "model.top_k=1"]},
-        final=["training.epochs=3", "training.average_epochs=2"],
-    ),
-    "table_optimiser": Study(
-        asks="lazy Adam and row-wise Adagrad against dense Adam on the embedding table",
-        table=RANDOM,
-        variants={"dense_adam": _SMALL, "adam": _SMALL, "adagrad": _SMALL},
-        candidates={
-            "adam": {
-                f"rate {rate:g} l2 {l2:g}": [
-                    "optimiser.table=adam",
-                    f"optimiser.table_learning_rate={rate}",
-                    f"optimiser.table_l2={l2}",
-                ]
-                for rate, l2 in ((1e-3, 1e-5), (1e-3, 3e-5), (5e-4, 3e-5))
-            },
-            "adagrad": {
-                f"rate {rate:g} l2 {l2:g}": [
-                    "optimiser.table=adagrad",
-                    f"optimiser.table_learning_rate={rate}",
-                    f"optimiser.table_l2={l2}",
-                ]
-                for rate, l2 in ((0.03, 1e-5), (0.1, 1e-5), (0.1, 1e-4))
-            },
-        },
-        search=["training.epochs=2", "training.average_epochs=1"],
-        final=["training.epochs=3", "training.average_epochs=2"],
-    ),
-    "precision": Study(
-        asks="bf16 autocast against fp32, MovieLens-100K",
-        table=SMALL_DATA,
-        variants={
-            "fp32": [*_SMALL, "training.precision=fp32"],
-            "bf16": [*_SMALL, "training.precision=bf16"],
-        },
-        final=["training.epochs=3", "training.average_epochs=0", "training.batch_size=1024"],
-        seeds=(1, 2, 3, 4, 5),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -310,8 +171,36 @@ def half_width(values: Sequence[float]) -> float:
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
+@dataclass(frozen=True)
+class _Row:
+    """What the final trials of a variant gave, seed by seed."""
+
+    variant: str
+    candidate: str
+    outcomes: list[dict[str, Any]]
+
+    @property
+    def tests(self) -> list[float]:
+        """Mean test AUC of each seed."""
+        return [one["test"] for one in self.outcomes]
+
+
+def _rows(name: str, study: Study, results: _Results) -> list[_Row]:
+    """The variants that were trained, best first."""
+    rows = []
+    for variant in study.variants:
+        candidate = _chosen(name, study, variant, results)
+        if candidate is None:
+            continue
+        outcomes = [results.of(trial) for trial in _finals(name, study, variant, candidate)]
+        found = [one for one in outcomes if one is not None]
+        if found:
+            rows.append(_Row(variant, candidate, found))
+    return sorted(rows, key=lambda row: -statistics.fmean(row.tests))
+
+
 def report(name: str, study: Study, results: _Results) -> str:
-    """The compared variants as a table in Markdown; variants that have not ended are left out."""
+    """The compared variants as a table in Markdown, best first; what was not trained is left out."""
     lines = [
         f"{study.asks}: mean test AUC of all cells",
         "",
@@ -319,21 +208,32 @@ def report(name: str, study: Study, results: _Results) -> str:
         "| dense parameters | rows/s | peak MiB |",
         "|---|---|---|---|---|---|---|",
     ]
-    for variant in study.variants:
-        candidate = _chosen(name, study, variant, results)
-        outcomes = (
-            [results.of(trial) for trial in _finals(name, study, variant, candidate)] if candidate else []
+    for row in _rows(name, study, results):
+        lines.append(
+            f"| {row.variant} | {row.candidate} | {' '.join(f'{value:.4f}' for value in row.tests)} "
+            f"| {statistics.fmean(row.tests):.4f} ± {half_width(row.tests):.4f} "
+            f"| {row.outcomes[0]['dense_parameters']:,} "
+            f"| {statistics.median(one['rows_per_second'] for one in row.outcomes):,.0f} "
+            f"| {max(one['peak_memory_mib'] for one in row.outcomes):,.0f} |"
         )
-        found = [one for one in outcomes if one is not None]
-        if found:
-            tests = [one["test"] for one in found]
-            lines.append(
-                f"| {variant} | {candidate} | {' '.join(f'{value:.4f}' for value in tests)} "
-                f"| {statistics.fmean(tests):.4f} ± {half_width(tests):.4f} | {found[0]['dense_parameters']:,} "
-                f"| {statistics.median(one['rows_per_second'] for one in found):,.0f} "
-                f"| {max(one['peak_memory_mib'] for one in found):,.0f} |"
-            )
     return "\n".join(lines)
+
+
+def draw(name: str, study: Study, results: _Results) -> Figure:
+    """The same as a picture: each seed a dot, each mean a bar with its 95 % interval, best on top."""
+    rows = _rows(name, study, results)[::-1]
+    figure = Figure(figsize=(7.0, 1.0 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for height, row in enumerate(rows):
+        mean, reach = statistics.fmean(row.tests), half_width(row.tests)
+        axes.plot([mean - reach, mean + reach], [height, height], color="#9aa5b1", linewidth=5, alpha=0.6)
+        axes.plot(row.tests, [height] * len(row.tests), "o", color="#0072B2", markersize=4)
+        axes.plot([mean], [height], "|", color="black", markersize=12)
+    axes.set_yticks(range(len(rows)), [row.variant for row in rows])
+    axes.set_xlabel("mean test AUC of all cells: seeds, their mean and its 95 % interval")
+    axes.grid(axis="x", color="#e6e8eb")
+    axes.set_axisbelow(True)
+    return figure
 
 
 def main() -> None:
@@ -349,6 +249,7 @@ def main() -> None:
     parser.add_argument(
         "--report", action="store_true", help="print the table of what was run, and run nothing"
     )
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the table too (.svg, .png)")
     given = parser.parse_args()
     study = STUDIES[given.study]
     unknown = set(given.variants or ()) - study.variants.keys()
@@ -366,6 +267,8 @@ def main() -> None:
         spark.stop()
         run(given.study, study, results, snapshot.to_json(), given.processes)
     sys.stdout.write(report(given.study, study, results) + "\n")
+    if given.figure:
+        draw(given.study, study, results).savefig(given.figure)
 
 
 if __name__ == "__main__":
