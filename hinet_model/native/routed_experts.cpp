@@ -359,7 +359,7 @@ std::vector<Tensor> backward_of(
   for (const auto& tensor : biases) grad_biases.push_back(at::empty_like(tensor));
   Tensor grad_gate = gated ? at::empty_like(gate_weight) : Tensor();
   Tensor grad_mix = at::zeros({threads, mix.defined() ? mix.numel() : 0}, rows.options());
-  Tensor grad_rows = at::zeros({threads, rows.size(0), sizes.stride}, rows.options());
+  Tensor grad_rows = at::empty({threads, rows.size(0), sizes.stride}, rows.options());
   Layers<T> layers(weights, biases), totals(grad_weights, grad_biases);
 
   // Weights of one group at its widest, for what a thread adds to a group that another has begun.
@@ -406,6 +406,7 @@ std::vector<Tensor> backward_of(
     T* grad_score = lower + kTileRows * K * widest;
     T* grad_input = grad_score + kTileRows * most_scores;
     T* my_rows = grad_rows.data_ptr<T>() + t * rows.size(0) * sizes.stride;
+    std::fill(my_rows, my_rows + rows.size(0) * sizes.stride, T(0));
     T* my_mix = grad_mix.data_ptr<T>() + t * grad_mix.size(1);
     int64_t current = -1;
     GroupGradient<T> total;
@@ -564,8 +565,14 @@ std::vector<Tensor> backward_of(
     }
     if (gated) std::fill(to.gate, to.gate + group.gate_size * I, T(0));
   }
-  Tensor all_rows = threads == 1 ? grad_rows.squeeze(0) : grad_rows.sum(0);
-  std::vector<Tensor> results{all_rows, gated ? grad_gate : at::empty({0}, rows.options()), grad_mix.sum(0)};
+  at::parallel_for(0, rows.size(0) * sizes.stride, 1 << 15, [&](int64_t begin, int64_t end) {
+    T* sum = grad_rows.data_ptr<T>();
+    for (int64_t t = 1; t < threads; ++t) {
+      const T* part = sum + t * rows.size(0) * sizes.stride;
+      for (int64_t i = begin; i < end; ++i) sum[i] += part[i];
+    }
+  });
+  std::vector<Tensor> results{grad_rows.select(0, 0), gated ? grad_gate : at::empty({0}, rows.options()), grad_mix.sum(0)};
   results.insert(results.end(), grad_weights.begin(), grad_weights.end());
   results.insert(results.end(), grad_biases.begin(), grad_biases.end());
   return results;
