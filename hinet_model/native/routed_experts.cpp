@@ -36,7 +36,7 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kTileRows = 256;
+constexpr int64_t kTileRows = 384;  // no power of two: buffers would fall on each other in the cache
 // What a tile costs beyond its rows, in rows: its weights come from memory, not from the core's cache.
 constexpr int64_t kTileCost = 24;
 
