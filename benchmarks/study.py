@@ -42,6 +42,7 @@ from feature_eng.session import build_session
 
 CONFIG = "conf/train/movielens_1m.yml"
 RESULTS = Path(__file__).with_name("studies.jsonl")
+BENCHMARKS = Path(__file__).with_name("results.json")
 SEARCH_SEED = 0
 
 
@@ -199,8 +200,19 @@ def _rows(name: str, study: Study, results: _Results) -> list[_Row]:
     return sorted(rows, key=lambda row: -statistics.fmean(row.tests))
 
 
+def _measured_side_by_side() -> dict[str, float]:
+    """Rows per second of each model as the last ``make bench`` on record measured them in turn."""
+    raw = json.loads(BENCHMARKS.read_text(encoding="utf-8"))["raw"]
+    rates: dict[str, float] = raw.get("model_throughput", {}).get("rows_per_second", {})
+    return rates
+
+
 def report(name: str, study: Study, results: _Results) -> str:
-    """The compared variants as a table in Markdown, best first; what was not trained is left out."""
+    """The compared variants as a table in Markdown, best first; what was not trained is left out.
+
+    Rows per second of models are those of ``make bench``: trials run beside each other, at whatever pace that leaves.
+    """
+    rates = _measured_side_by_side()
     lines = [
         f"{study.asks}: mean test AUC of all cells",
         "",
@@ -209,11 +221,12 @@ def report(name: str, study: Study, results: _Results) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in _rows(name, study, results):
+        rate = f"{rates[row.variant]:,.0f}" if row.variant in rates else "-"
         lines.append(
             f"| {row.variant} | {row.candidate} | {' '.join(f'{value:.4f}' for value in row.tests)} "
             f"| {statistics.fmean(row.tests):.4f} ± {half_width(row.tests):.4f} "
             f"| {row.outcomes[0]['dense_parameters']:,} "
-            f"| {statistics.median(one['rows_per_second'] for one in row.outcomes):,.0f} "
+            f"| {rate} "
             f"| {max(one['peak_memory_mib'] for one in row.outcomes):,.0f} |"
         )
     return "\n".join(lines)

@@ -86,7 +86,9 @@ def test_a_run_has_the_same_losses_with_and_without_compiled_experts(
         monkeypatch.setenv(library.SWITCH, switch)
         library.available.cache_clear()
         _, reporter = run(small_job({}, name=f"native{switch}", epochs=2))
-        curves.append([loss for report in reporter.reports if report["kind"] == "epoch" for loss in report["losses"]])
+        curves.append(
+            [loss for report in reporter.reports if report["kind"] == "epoch" for loss in report["losses"]]
+        )
     library.available.cache_clear()
     assert len(curves[0]) >= 12
     # Sums in another order; a ReLU on its edge may turn, and then Adam makes a full step of its unit's first gradient.
