@@ -64,6 +64,7 @@ struct Sizes {
   int64_t stride, in_dim, num_gates, num_blocks, total_rows = 0, total_cells = 0;
   std::vector<int64_t> dims;
   int64_t out_dim() const { return dims.back(); }
+  int64_t narrow(int64_t layer) const { return layer ? dims[layer - 1] : in_dim; }  // width of a layer's input
 };
 
 struct Dropout {
@@ -186,6 +187,16 @@ void bias_relu_dropout(
   }
 }
 
+// The pieces that a tile has rows of, with these: first and last plus one of the group's rows, first of the batch's.
+template <typename F>
+void for_each_piece(const Group& group, const Tile& tile, const F& run) {
+  for (const auto& piece : group.pieces) {
+    const int64_t low = std::max(tile.start, piece.local);
+    const int64_t high = std::min(tile.stop, piece.local + piece.stop - piece.start);
+    if (low < high) run(piece, low, high, piece.start + low - piece.local);
+  }
+}
+
 template <typename T>
 struct Input {  // rows of a tile, `stride` numbers apart
   const T* first;
@@ -199,24 +210,18 @@ Input<T> input_of(const Sizes& sizes, const Group& group, const Tile& tile, cons
   int64_t expected = -1;
   bool together = true;
   rows += group.column;
-  for (const auto& piece : group.pieces) {
-    const int64_t low = std::max(tile.start, piece.local);
-    const int64_t high = std::min(tile.stop, piece.local + piece.stop - piece.start);
-    if (low >= high) continue;
-    const int64_t row = piece.start + low - piece.local;
+  for_each_piece(group, tile, [&](const Piece&, int64_t low, int64_t high, int64_t row) {
     if (first == nullptr) first = rows + row * sizes.stride;
     together = together && (expected < 0 || expected == row);
     expected = row + high - low;
-  }
+  });
   if (together) return {first, sizes.stride};
   T* to = copy;
-  for (const auto& piece : group.pieces) {
-    const int64_t low = std::max(tile.start, piece.local);
-    const int64_t high = std::min(tile.stop, piece.local + piece.stop - piece.start);
-    const T* from = rows + (piece.start + low - piece.local) * sizes.stride;
+  for_each_piece(group, tile, [&](const Piece&, int64_t low, int64_t high, int64_t row) {
+    const T* from = rows + row * sizes.stride;
     for (int64_t local = low; local < high; ++local, to += sizes.in_dim, from += sizes.stride)
       std::memcpy(to, from, sizeof(T) * sizes.in_dim);
-  }
+  });
   return {copy, sizes.in_dim};
 }
 
@@ -280,7 +285,7 @@ std::vector<Tensor> forward_of(
       const int64_t cell_of_all = group.cell_first + tile.start * group.count;
       const Input<T> input = input_of(sizes, group, tile, rows.const_data_ptr<T>(), copy);
       for (int64_t layer = 0; layer < depth; ++layer) {
-        const int64_t O = sizes.dims[layer], wide = group.count * O, narrow = layer ? sizes.dims[layer - 1] : I;
+        const int64_t O = sizes.dims[layer], wide = group.count * O, narrow = sizes.narrow(layer);
         T* output = hidden[layer].data_ptr<T>() + cell * O;
         const T* weight = layers.weight[layer] + group.first * O * narrow;
         if (layer == 0) {
@@ -365,7 +370,7 @@ std::vector<Tensor> backward_of(
   // Weights of one group at its widest, for what a thread adds to a group that another has begun.
   int64_t widest = I, group_numbers = 0, most_scores = 1;
   for (int64_t layer = 0; layer < depth; ++layer) {
-    const int64_t narrow = layer ? sizes.dims[layer - 1] : I;
+    const int64_t narrow = sizes.narrow(layer);
     widest = std::max(widest, sizes.dims[layer]);
     group_numbers += K * sizes.dims[layer] * (narrow + 1);
   }
@@ -380,7 +385,7 @@ std::vector<Tensor> backward_of(
     const Group& group = plan.groups[g];
     GroupGradient<T> made;
     for (int64_t layer = 0; layer < depth; ++layer) {
-      const int64_t O = sizes.dims[layer], narrow = layer ? sizes.dims[layer - 1] : I;
+      const int64_t O = sizes.dims[layer], narrow = sizes.narrow(layer);
       if (base == nullptr) {
         made.weight.push_back(totals.weight[layer] + group.first * O * narrow);
         made.bias.push_back(totals.bias[layer] + group.first * O);
@@ -427,12 +432,9 @@ std::vector<Tensor> backward_of(
 
       // What reaches the group's sums.
       const T* sum = sums.const_data_ptr<T>() + group.row_first * N * H;
-      for (const auto& piece : group.pieces) {
-        const int64_t low = std::max(tile.start, piece.local);
-        const int64_t high = std::min(tile.stop, piece.local + piece.stop - piece.start);
+      for_each_piece(group, tile, [&](const Piece& piece, int64_t low, int64_t high, int64_t row) {
         T listened = 0;
-        for (int64_t local = low; local < high; ++local) {
-          const int64_t row = piece.start + local - piece.local;
+        for (int64_t local = low; local < high; ++local, ++row) {
           T* to = grad_sum + (local - tile.start) * N * H;
           const T* from = grad.const_data_ptr<T>() + (row * sizes.num_blocks + piece.block) * N * H;
           if (piece.mix < 0) {
@@ -450,7 +452,7 @@ std::vector<Tensor> backward_of(
           listened += dot;
         }
         if (piece.mix >= 0) my_mix[piece.mix] += listened;
-      }
+      });
 
       // Through the gates: to the answers (`upper`, masked where they were cut off) and to the scores.
       const T* answer = hidden[depth - 1].const_data_ptr<T>() + cell * H;
@@ -499,7 +501,7 @@ std::vector<Tensor> backward_of(
 
       // Down through the layers.
       for (int64_t layer = depth - 1; layer >= 0; --layer) {
-        const int64_t O = sizes.dims[layer], wide = group.count * O, narrow = layer ? sizes.dims[layer - 1] : I;
+        const int64_t O = sizes.dims[layer], wide = group.count * O, narrow = sizes.narrow(layer);
         for (int64_t r = 0; r < n; ++r) {
           const T* from = upper + r * wide;
           T* to = total.bias[layer];
@@ -527,14 +529,12 @@ std::vector<Tensor> backward_of(
       }
 
       // Back to where the rows came from.
-      for (const auto& piece : group.pieces) {
-        const int64_t low = std::max(tile.start, piece.local);
-        const int64_t high = std::min(tile.stop, piece.local + piece.stop - piece.start);
+      for_each_piece(group, tile, [&](const Piece&, int64_t low, int64_t high, int64_t row) {
         const T* from = grad_input + (low - tile.start) * I;
-        T* to = my_rows + (piece.start + low - piece.local) * sizes.stride + group.column;
+        T* to = my_rows + row * sizes.stride + group.column;
         for (int64_t r = low; r < high; ++r, from += I, to += sizes.stride)
           for (int64_t i = 0; i < I; ++i) to[i] += from[i];
-      }
+      });
     }
   });
 
@@ -548,7 +548,7 @@ std::vector<Tensor> backward_of(
       for (int64_t i = 0; i < count; ++i) sum[i] += part[i];
     };
     for (int64_t layer = 0; layer < depth; ++layer) {
-      const int64_t O = sizes.dims[layer], narrow = layer ? sizes.dims[layer - 1] : I;
+      const int64_t O = sizes.dims[layer], narrow = sizes.narrow(layer);
       add(to.weight[layer], from.weight[layer], group.count * O * narrow);
       add(to.bias[layer], from.bias[layer], group.count * O);
     }
@@ -559,7 +559,7 @@ std::vector<Tensor> backward_of(
     if (group.rows > 0) continue;
     const auto to = gradient_of(g, nullptr);
     for (int64_t layer = 0; layer < depth; ++layer) {
-      const int64_t O = sizes.dims[layer], narrow = layer ? sizes.dims[layer - 1] : I;
+      const int64_t O = sizes.dims[layer], narrow = sizes.narrow(layer);
       std::fill(to.weight[layer], to.weight[layer] + group.count * O * narrow, T(0));
       std::fill(to.bias[layer], to.bias[layer] + group.count * O, T(0));
     }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import Layers, StackedMLP
-from hinet_model.nn.routed_experts import ExpertGroups, can_route, routed_experts
+from hinet_model.nn.routed_experts import ExpertGroups, can_route
 from hinet_model.nn.routing import Segment, pieces_of, segments_of
 
 
@@ -119,16 +119,8 @@ class ScenarioExtractors(nn.Module):
         """Every extractor on the rows that need it, gates and the three sums included, as one operation."""
         table = None if table is None else table.to(x_BD.dtype)
         heard = None if table is None else self._heard(table.detach())
-        sums: Tensor = routed_experts(
-            x_BD,
-            self.sub_experts.layers(),
-            self.gates.weight,
-            table,
-            self.groups,
-            _extractor_pieces(scenario_counts, heard),
-            num_blocks=3 if self.attention else 2,
-            dropout=self.sub_experts.dropout if self.training else 0.0,
-        )
+        pieces, num_blocks = _extractor_pieces(scenario_counts, heard), 3 if self.attention else 2
+        sums = self.sub_experts.route(x_BD, self.groups, pieces, num_blocks, self.gates.weight, table)
         return sums.flatten(1)
 
     def _heard(self, table: Tensor) -> npt.NDArray[np.bool_]:

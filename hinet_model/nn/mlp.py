@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hinet_model.nn.dropout import relu_dropout_
+from hinet_model.nn.routed_experts import ExpertGroups, routed_experts
 from hinet_model.nn.shared_input import shared_input_mlp
 
 Layers = list[tuple[Tensor, Tensor]]
@@ -81,6 +82,22 @@ class StackedMLP(nn.Module):
             [(weight[group], bias[group]) for weight, bias in zip(weights, biases, strict=True)]
             for group in range(len(counts))
         ]
+
+    def route(
+        self,
+        rows: Tensor,
+        groups: ExpertGroups,
+        pieces: Tensor,
+        num_blocks: int,
+        gate_weight: Tensor | None = None,
+        mix: Tensor | None = None,
+    ) -> Tensor:
+        """The perceptrons as `routed_experts`, which says what is given and returned."""
+        dropout = self.dropout if self.training else 0.0
+        result: Tensor = routed_experts(
+            rows, self.layers(), gate_weight, mix, groups, pieces, num_blocks, dropout, self.relu_last
+        )
+        return result
 
     def forward(self, rows: Tensor, layers: Layers | None = None) -> Tensor:
         layers = self.layers() if layers is None else layers

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hinet_model.native import library
+from hinet_model.nn.routing import segments_of
 
 _LEVELS = 2**32
 
@@ -164,12 +165,7 @@ class _RoutedExperts(torch.autograd.Function):
 
 def scenario_pieces(scenario_counts: Sequence[int]) -> Tensor:
     """The pieces of groups of which each scenario has one: its rows, as they are, in the only block."""
-    pieces, start = [], 0
-    for scenario, count in enumerate(scenario_counts):
-        if count:
-            pieces.append((scenario, start, start + count, 0, -1))
-        start += count
-    return _int64(pieces)
+    return tower_pieces(scenario_counts, num_tasks=1)
 
 
 def tower_pieces(scenario_counts: Sequence[int], num_tasks: int) -> Tensor:
@@ -177,7 +173,7 @@ def tower_pieces(scenario_counts: Sequence[int], num_tasks: int) -> Tensor:
     return _int64(
         [
             (scenario * num_tasks + task, start, stop, task, -1)
-            for scenario, start, stop, _, _ in scenario_pieces(scenario_counts).tolist()
+            for scenario, start, stop in segments_of(scenario_counts)
             for task in range(num_tasks)
         ]
     )

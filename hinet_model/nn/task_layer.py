@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hinet_model.nn.gate import Members, SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
-from hinet_model.nn.routed_experts import ExpertGroups, can_route, routed_experts, scenario_pieces
+from hinet_model.nn.routed_experts import ExpertGroups, can_route, scenario_pieces
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
@@ -77,16 +77,8 @@ class TaskLayer(nn.Module):
             scenario_counts: Rows of each scenario.
         """
         if can_route(c_BD):
-            extract_B1NH = routed_experts(
-                c_BD,
-                self.experts.layers(),
-                self.gates.weight,
-                None,
-                self.groups,
-                scenario_pieces(scenario_counts),
-                num_blocks=1,
-                dropout=self.experts.dropout if self.training else 0.0,
-            )
+            scenarios = scenario_pieces(scenario_counts)
+            extract_B1NH = self.experts.route(c_BD, self.groups, scenarios, 1, self.gates.weight)
             return self.towers.of_rows(extract_B1NH.squeeze(1), scenario_counts)
         experts, gates, towers = self.experts.split(self.counts), self.gates.split(), self.towers.split()
         pieces = pieces_of(c_BD, scenario_counts)

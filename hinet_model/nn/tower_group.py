@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hinet_model.nn.mlp import Layers, StackedMLP
-from hinet_model.nn.routed_experts import ExpertGroups, can_route, routed_experts, tower_pieces
+from hinet_model.nn.routed_experts import ExpertGroups, can_route, tower_pieces
 from hinet_model.nn.routing import pieces_of, segments_of
 
 
@@ -73,15 +73,5 @@ class TowerGroup(nn.Module):
 
     def of_rows(self, extract_BNH: Tensor, scenario_counts: Sequence[int]) -> Tensor:
         """The same as `route` of what stands row by row, as one compiled operation. ``(B, N)``"""
-        logits: Tensor = routed_experts(
-            extract_BNH.flatten(1),
-            self.towers.layers(),
-            None,
-            None,
-            self.groups,
-            tower_pieces(scenario_counts, self.num_tasks),
-            num_blocks=self.num_tasks,
-            dropout=self.towers.dropout if self.training else 0.0,
-            relu_last=False,
-        )
-        return logits.flatten(1)
+        pieces = tower_pieces(scenario_counts, self.num_tasks)
+        return self.towers.route(extract_BNH.flatten(1), self.groups, pieces, self.num_tasks).flatten(1)

@@ -15,8 +15,7 @@ from hinet_model.config import ModelSettings
 from hinet_model.models.build import build_model
 from hinet_model.models.hinet import HiNet
 from hinet_model.native import library
-from hinet_model.nn import expert_group
-from hinet_model.nn.routed_experts import routed_experts
+from hinet_model.nn.routed_experts import ExpertGroups
 
 SIZES = {
     "embedding_dim": 4,
@@ -94,11 +93,13 @@ def test_a_row_runs_through_the_shared_its_own_and_k_other_extractors_alone(
         lambda _module, inputs, _output: seen.append(inputs[0].shape[0])
     )
 
-    def routed(*given: Any, **options: Any) -> Tensor:
-        seen.extend(stop - start for _, start, stop, _, _ in given[5].tolist())
-        return routed_experts(*given, **options)
+    route = model.extractors.sub_experts.route
 
-    monkeypatch.setattr(expert_group, "routed_experts", routed)
+    def routed(rows: Tensor, groups: ExpertGroups, pieces: Tensor, *others: Any) -> Tensor:
+        seen.extend(stop - start for _, start, stop, _, _ in pieces.tolist())
+        return route(rows, groups, pieces, *others)
+
+    monkeypatch.setattr(model.extractors.sub_experts, "route", routed)
     model(make_batch(make_layout(5), ROWS))
     assert sum(seen) == len(ROWS) * (2 + top_k)
 
