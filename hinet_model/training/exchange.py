@@ -32,7 +32,7 @@ class _Bucket:
         self.gradients = self.buffer[:total]
         self.extra = self.buffer[total:]
         self.parameters = parameters
-        self.arrived: set[int] = set()
+        self.arrived = 0
         self.pending: Pending | None = None
         sizes = [parameter.numel() for parameter in parameters]
         parts = torch.split(self.gradients, sizes)
@@ -41,7 +41,7 @@ class _Bucket:
     def clear(self) -> None:
         """Forget the step before. Autograd hands over the gradient it made where there is none to add to."""
         self.extra.zero_()
-        self.arrived.clear()
+        self.arrived = 0
         self.pending = None
         for parameter in self.parameters:
             parameter.grad = None
@@ -52,13 +52,13 @@ class _Bucket:
         assert parameter.grad is not None
         place.copy_(parameter.grad)
         parameter.grad = place
-        self.arrived.add(number)
-        return len(self.arrived) == len(self.parameters)
+        self.arrived += 1
+        return self.arrived == len(self.parameters)
 
     def fill_up(self) -> None:
         """Zeros for the parameters that no gradient came for."""
-        for number, (parameter, place) in enumerate(zip(self.parameters, self.places, strict=True)):
-            if number not in self.arrived:
+        for parameter, place in zip(self.parameters, self.places, strict=True):
+            if parameter.grad is None:
                 place.zero_()
                 parameter.grad = place
 
