@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,29 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="keep freed memory in the process, as training workers do, or hand it back as glibc does",
     )
+
+
+def start(
+    name: str, text: str | None, *add_options: Callable[[argparse.ArgumentParser], None]
+) -> argparse.Namespace:
+    """Begin a benchmark that runs by itself: read its options, prepare the process, describe the machine.
+
+    Args:
+        name: Of its module.
+        text: What ``--help`` says.
+        add_options: Add options beside those of every run.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for add in (*add_options, add_run_options):
+        add(parser)
+    given = parser.parse_args()
+    prepare(given)
+    sys.stdout.write(f"{describe(given)}\n")
+    return given
 
 
 def prepare(given: argparse.Namespace) -> None:

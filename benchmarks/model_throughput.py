@@ -16,7 +16,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from benchmarks.machine import add_run_options, describe, prepare
+from benchmarks.machine import start
 from benchmarks.pairing import Contestant, Figure, Measured, interleave, ratios
 from benchmarks.workload import OwnSteps, make_batches, make_layout
 from hinet_model.config import ModelSettings
@@ -77,15 +77,7 @@ def report(measured: Measured) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.model_throughput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_run_options(parser)
-    given = parser.parse_args()
-    prepare(given)
-    sys.stdout.write(f"{describe(given)}\n")
+    given = start("model_throughput", __doc__)
     sys.stdout.write(report(measure(given)) + "\n")
 
 

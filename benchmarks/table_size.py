@@ -18,7 +18,7 @@ from functools import partial
 
 import psutil
 
-from benchmarks.machine import add_run_options, describe, prepare
+from benchmarks.machine import start
 from benchmarks.pairing import Contestant, Measured, interleave, ratios
 from benchmarks.workload import GOAL_MODEL, NUM_FIELDS, OwnSteps, build_ours, make_batches, make_layout
 
@@ -75,16 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.table_size",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_options(parser)
-    add_run_options(parser)
-    given = parser.parse_args()
-    prepare(given)
-    sys.stdout.write(f"{describe(given)}\n")
+    given = start("table_size", __doc__, add_options)
     sys.stdout.write(report(measure(given)) + "\n")
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import flops
-from benchmarks.machine import add_run_options, describe, prepare
+from benchmarks.machine import start
 from benchmarks.pairing import Contestant, Figure, Measured, interleave, ratios
 from benchmarks.workload import (
     GOAL_MODEL,
@@ -214,18 +214,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--product-size", type=int, default=4096, help="rows and columns of the product")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_throughput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_options(parser)
+def _add_variants(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="variants; all if left out")
-    add_run_options(parser)
-    given = parser.parse_args()
-    prepare(given)
-    sys.stdout.write(f"{describe(given)}\n")
+
+
+def main() -> None:
+    given = start("train_throughput", __doc__, add_options, _add_variants)
     measured = measure(given)
     sys.stdout.write(report(measured) + "\n")
     for name, figure in measured.figures.items():

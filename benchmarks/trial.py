@@ -19,8 +19,7 @@ from hinet_model.metrics import evaluate_cells, mean_defined
 from hinet_model.models.build import build_model, num_dense_parameters
 from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
-from hinet_model.training import checkpoint
-from hinet_model.training.recording import best_or_last
+from hinet_model.training.recording import best_weights
 from hinet_model.training.reports import ReportList
 from hinet_model.training.watchdog import Progress
 from hinet_model.training.worker import TrainingJob, epoch_plan, train
@@ -50,8 +49,8 @@ def run_trial(snapshot_json: str, config: str, overrides: list[str], tested: boo
         result = train(job, LocalWorld("cpu"), ReportList(), Progress())
         layout = build_layout(settings.model, schema)
         model = build_model(settings.model, layout, seed=0)
-        saved, _ = checkpoint.read(best_or_last(Path(folder)))
-        model.load_state_dict({**saved["model"], **saved["average"]["mean"]})
+        weights, _ = best_weights(Path(folder))
+        model.load_state_dict(weights)
     cells = _test_cells(job, model, layout) if tested else None
     return {
         "validation": [entry["mean_auc"] for entry in result["history"]],

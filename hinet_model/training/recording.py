@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +121,13 @@ def best_or_last(folder: Path) -> Path:
     return newest
 
 
+def best_weights(folder: Path) -> tuple[dict[str, Any], int]:
+    """The weights that validated best, and their epoch; of the last checkpoint where none was validated."""
+    saved, position = checkpoint.read(best_or_last(folder))
+    # What was validated is the mean, where there is one.
+    return {**saved["model"], **saved["average"]["mean"]}, position.best_epoch
+
+
 def export_model(
     checkpoint_folder: Path, target: Path, state: EncoderState, settings: RunSettings, golden_rows: pa.Table
 ) -> Path:
@@ -134,8 +140,6 @@ def export_model(
         settings: The run's settings.
         golden_rows: Raw rows, a few of every scenario.
     """
-    saved, position = checkpoint.read(best_or_last(checkpoint_folder))
-    logger.info("exporting the model of epoch %d", position.best_epoch + 1)
-    # What was validated is the mean, where there is one.
-    weights: Mapping[str, Any] = {**saved["model"], **saved["average"]["mean"]}
+    weights, epoch = best_weights(checkpoint_folder)
+    logger.info("exporting the model of epoch %d", epoch + 1)
     return save_model_folder(target, state, settings.model.model_dump(mode="json"), weights, golden_rows)
