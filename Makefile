@@ -34,9 +34,10 @@ run: setup  ## the whole flow on MovieLens-100K: raw ratings to scores by a prom
 test: setup  ## every test (HINET_ML1M=<folder> adds those on MovieLens-1M)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-check: setup  ## ruff, mypy and the direction of imports
+check: setup  ## ruff (lint and format), mypy and the direction of imports
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy feature_eng hinet_model jobs
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy foundation feature_eng hinet_model jobs
 	@$(BIN)/lint-imports --config setup.cfg
 
 bench: setup  ## benchmarks: tables, and benchmarks/results.json

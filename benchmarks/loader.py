@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.pairing import Measured
 from feature_eng.snapshot import DataFile, SnapshotRef, schema_hash
-from hinet_model.batch import BatchLayout
-from hinet_model.loading import SnapshotReader
-from hinet_model.plan import plan_epoch
+from hinet_model.data.batch import BatchLayout
+from hinet_model.data.loading import SnapshotReader
+from hinet_model.data.plan import plan_epoch
 
 NUM_SCENARIOS, SLOTS, NUMBERS, VOCABULARY = 3, 14, 4, 5_000
 ROWS, ROW_GROUP, PACE = 800_000, 16_384, 40_000.0

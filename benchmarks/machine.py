@@ -14,7 +14,7 @@ import psutil
 import torch
 
 KEEP_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-"""What `hinet_model.training.launch` gives its workers: memory that was freed stays with the process."""
+"""What `hinet_model.training.control.launch` gives its workers: memory that was freed stays with the process."""
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "avx_ne_convert")
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hinet_model.batch import Batch
+from hinet_model.data.batch import Batch
 from hinet_model.models.hinet import HiNet, HiNetSizes
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP

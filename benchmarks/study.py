@@ -38,7 +38,7 @@ from benchmarks.machine import enter_malloc
 from benchmarks.questions import STUDIES, Overrides, Study
 from benchmarks.trial import run_trial
 from feature_eng import delta
-from feature_eng.session import build_session
+from foundation.session import build_session
 
 CONFIG = "conf/train/movielens_1m.yml"
 RESULTS = Path(__file__).with_name("studies.jsonl")

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 
 from feature_eng.encoder.state import EncoderState
-from feature_eng.settings import load_settings
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.batch import BatchLayout
+from foundation.settings import load_settings
 from hinet_model.config import RunSettings
-from hinet_model.loading import SnapshotReader
-from hinet_model.metrics import evaluate_cells, mean_defined
+from hinet_model.data.batch import BatchLayout
+from hinet_model.data.loading import SnapshotReader
 from hinet_model.models.build import build_model, num_dense_parameters
 from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
+from hinet_model.objective.metrics import evaluate_cells, mean_defined
+from hinet_model.training.control.reports import ReportList
+from hinet_model.training.control.watchdog import Progress
+from hinet_model.training.dist.world import LocalWorld
 from hinet_model.training.recording import best_weights
-from hinet_model.training.reports import ReportList
-from hinet_model.training.watchdog import Progress
 from hinet_model.training.worker import TrainingJob, epoch_plan, train
-from hinet_model.training.world import LocalWorld
 
 ONE_CORE = ["training.threads_per_worker=1", "training.workers=1", "checkpoint.keep=1"]
 

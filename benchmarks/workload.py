@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reference import PlainBatch, ReferenceHiNet, copy_weights, reference_loss
-from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import ModelSettings, RunSettings, TrainingSettings
-from hinet_model.losses import MultiTaskLoss
+from hinet_model.data.batch import Batch, BatchLayout
+from hinet_model.data.plan import EpochPlan
 from hinet_model.models.build import build_model
 from hinet_model.models.hinet import HiNet, HiNetSizes, hinet_sizes
 from hinet_model.models.model import ScenarioModel
-from hinet_model.plan import EpochPlan
+from hinet_model.objective.losses import MultiTaskLoss
+from hinet_model.training.control.reports import ReportList
+from hinet_model.training.control.watchdog import Progress
+from hinet_model.training.dist.world import LocalWorld
 from hinet_model.training.loop import Trainer
 from hinet_model.training.optimisation import RunOptimisers
-from hinet_model.training.reports import ReportList
-from hinet_model.training.watchdog import Progress
-from hinet_model.training.world import LocalWorld
 
 NUM_FIELDS, NUM_TASKS = 20, 2
 

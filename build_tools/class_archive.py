@@ -3,7 +3,7 @@
 A local Spark start and its first queries spend much of their time on loading and verifying some 20,000
 classes. Java keeps them, parsed, in an archive of its own (class data sharing, JEP 350): written once here at
 the exit of a small session that does what the jobs do, and mapped by every later one
-(`feature_eng.session`). A Java or a jar that has changed makes Java pass over the archive, without a word.
+(`foundation.session`). A Java or a jar that has changed makes Java pass over the archive, without a word.
 
 Run by the set-up with the virtual environment's interpreter.
 """
@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from feature_eng import delta
-from feature_eng.session import CLASS_ARCHIVE, local_java_options
+from foundation.session import CLASS_ARCHIVE, local_java_options
 
 
 def main() -> None:

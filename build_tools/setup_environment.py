@@ -129,9 +129,9 @@ def set_up(gpu: bool) -> None:
     if done.returncode:
         raise SystemExit(f"setup: Spark could not start with Delta's jars:\n{done.stderr[-3000:]}")
     step("compiling routed experts for this machine")
-    subprocess.run([str(PYTHON), "-m", "hinet_model.native.library"], check=True, cwd=ROOT)
+    subprocess.run([str(PYTHON), "-m", "hinet_model.nn.native.library"], check=True, cwd=ROOT)
     step("self-check")
-    subprocess.run([str(PYTHON), "-m", "hinet_model.versions"], check=True, cwd=ROOT)
+    subprocess.run([str(PYTHON), "-m", "hinet_model.tracking.versions"], check=True, cwd=ROOT)
     STAMP.write_text(wanted_stamp(gpu))
     step("done")
 

@@ -36,7 +36,7 @@ from feature_eng.contract_parts import (
     Task,
     to_number,
 )
-from feature_eng.settings import ConfigError, Settings, faults_of, read_yaml, with_overrides
+from foundation.settings import ConfigError, Settings, faults_of, read_yaml, with_overrides
 
 __all__ = [
     "SPLITS",

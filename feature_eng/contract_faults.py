@@ -19,7 +19,7 @@ from feature_eng.contract_parts import (
     Source,
     Split,
 )
-from feature_eng.settings import suggestion
+from foundation.settings import suggestion
 
 RESERVED_COLUMNS = frozenset({"row_id", "scenario", "scenario_index", "split", "reason"})
 RESERVED_PREFIXES = ("label__", "known_at__")

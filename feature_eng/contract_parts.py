@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from feature_eng.settings import Settings
+from foundation.settings import Settings
 
 # Plain decimal notation; Java reads this pattern the same way.
 NUMBER_PATTERN = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"

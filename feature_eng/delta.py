@@ -21,7 +21,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from feature_eng.session import build_session as build_session
 from feature_eng.snapshot import (
     CONTRACT_FINGERPRINT,
     CONTRACT_NAME,
@@ -33,6 +32,7 @@ from feature_eng.snapshot import (
     SnapshotRef,
     schema_hash,
 )
+from foundation.session import build_session as build_session
 
 # Type in the log -> Arrow dtype. Anything else in a training table is refused: the loader
 # reads strings, lists and decimals row by row or not at all.
@@ -55,7 +55,7 @@ def read(spark: SparkSession, path: str | Path, version: int | None = None) -> D
     """Rows of one version of a table.
 
     Args:
-        spark: Session made by :func:`feature_eng.session.build_session`.
+        spark: Session made by :func:`foundation.session.build_session`.
         path: Folder of the table.
         version: Version to read; ``None`` for the newest.
 
@@ -111,7 +111,7 @@ def snapshot(spark: SparkSession, path: str | Path, version: int | None = None) 
     """Pin one version of a training table.
 
     Args:
-        spark: Session made by :func:`feature_eng.session.build_session`.
+        spark: Session made by :func:`foundation.session.build_session`.
         path: Folder of the table.
         version: Version to pin; ``None`` for the newest one that holds rows.
 

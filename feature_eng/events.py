@@ -26,8 +26,8 @@ from pyspark.sql.types import (
 
 from feature_eng.contract import Bucketed, Contract, ContractError, MultiValued, Numeric, ScenarioValues, Task
 from feature_eng.contract_parts import NUMBER_PATTERN
-from feature_eng.settings import suggestion
 from feature_eng.sources.tables import CORRUPT_COLUMN
+from foundation.settings import suggestion
 
 # Seconds up to the year 3000: milliseconds given for seconds lie beyond, and are refused.
 LATEST_SECOND = 32_503_680_000

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from feature_eng.settings import UserError
+from foundation.settings import UserError
 
 CONTRACT_NAME = "hinet.contract"
 CONTRACT_FINGERPRINT = "hinet.contract_fingerprint"

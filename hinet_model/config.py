@@ -13,16 +13,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from feature_eng.settings import Settings
+from foundation.settings import Settings
 
 Widths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
-#: How scenario weights are formed; the arithmetic is in `hinet_model.losses`.
+#: How scenario weights are formed; the arithmetic is in `hinet_model.objective.losses`.
 LossScheme = Literal["proportion", "uniform", "sqrt", "fixed"]
 
-#: How task weights move during training; the arithmetic is in `hinet_model.balance`.
+#: How task weights move during training; the arithmetic is in `hinet_model.objective.balance`.
 Balance = Literal["none", "uncertainty", "dwa", "gradnorm", "pcgrad"]
 
 

@@ -21,10 +21,10 @@ from feature_eng.encoder.fit import fit
 from feature_eng.encoder.state import EncoderState
 from feature_eng.events import Events, to_events
 from feature_eng.examples import to_examples
-from feature_eng.job import job_parser, run_job, say, say_table
 from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
 from feature_eng.sources.raw import read_raw
 from feature_eng.split import with_split
+from foundation.job import job_parser, run_job, say, say_table
 
 logger = logging.getLogger("build_features")
 

@@ -13,16 +13,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
-from feature_eng.job import job_parser, run_job, say
-from feature_eng.settings import UserError, load_settings
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
-from hinet_model import evaluation, publishing, registry, scoring
+from foundation.job import job_parser, run_job, say
+from foundation.settings import UserError, load_settings
 from hinet_model.config import RunSettings
-from hinet_model.evaluation import Evaluation
-from hinet_model.promotion import CellResult, decide
-from hinet_model.registry import RegisteredVersion
+from hinet_model.lifecycle import evaluation, publishing, registry
+from hinet_model.lifecycle.evaluation import Evaluation
+from hinet_model.lifecycle.promotion import CellResult, decide
+from hinet_model.lifecycle.registry import RegisteredVersion
 from hinet_model.report.tables import cells_table
-from hinet_model.scorer import Scorer
+from hinet_model.serving import on_spark as scoring
+from hinet_model.serving.scorer import Scorer
 
 logger = logging.getLogger("evaluate")
 

@@ -6,11 +6,11 @@ import argparse
 
 from mlflow import MlflowClient
 
-from feature_eng.job import job_parser, run_job, say
-from feature_eng.settings import load_settings
-from hinet_model import evaluation, registry
+from foundation.job import job_parser, run_job, say
+from foundation.settings import load_settings
 from hinet_model.config import RunSettings
-from hinet_model.promotion import GateRules, decide
+from hinet_model.lifecycle import evaluation, registry
+from hinet_model.lifecycle.promotion import GateRules, decide
 from hinet_model.report.tables import cells_table
 
 EXIT_REFUSED = 3

@@ -15,13 +15,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
-from feature_eng.job import job_parser, run_job, say, say_table
-from feature_eng.settings import UserError, load_settings
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
-from hinet_model import evaluation, registry, scoring
+from foundation.job import job_parser, run_job, say, say_table
+from foundation.settings import UserError, load_settings
 from hinet_model.config import RunSettings
+from hinet_model.lifecycle import evaluation, registry
 from hinet_model.report.tables import cells_table
-from hinet_model.scorer import Scorer
+from hinet_model.serving import on_spark as scoring
+from hinet_model.serving.scorer import Scorer
 
 logger = logging.getLogger("score")
 

@@ -11,24 +11,25 @@ from typing import Any
 from feature_eng import delta
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
-from feature_eng.job import job_parser, run_job, say
-from feature_eng.session import build_session
-from feature_eng.settings import UserError, load_settings
 from feature_eng.snapshot import SnapshotRef
-from hinet_model import versions
+from foundation.job import job_parser, run_job, say
+from foundation.session import build_session
+from foundation.settings import UserError, load_settings
 from hinet_model.config import RunSettings
-from hinet_model.evaluation import to_results
-from hinet_model.lineage import Lineage
-from hinet_model.metrics import CellMetrics
+from hinet_model.lifecycle.evaluation import to_results
 from hinet_model.models.build import build_model, num_parameters
 from hinet_model.models.features import build_layout
+from hinet_model.objective.metrics import CellMetrics
 from hinet_model.report.progress import ProgressDisplay
 from hinet_model.report.tables import cells_table
-from hinet_model.tracking import Tracker
-from hinet_model.training import checkpoint, launch
-from hinet_model.training.monitor import TrainingError
+from hinet_model.tracking import versions
+from hinet_model.tracking.lineage import Lineage
+from hinet_model.tracking.tracker import Tracker
+from hinet_model.training import checkpoint
+from hinet_model.training.control import launch
+from hinet_model.training.control.monitor import TrainingError
+from hinet_model.training.control.reports import Report
 from hinet_model.training.recording import RunRecorder, export_model
-from hinet_model.training.reports import Report
 from hinet_model.training.worker import TrainingJob, epoch_plan
 
 logger = logging.getLogger("train")

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URI of a fresh sqlite store. Creating one takes seconds: tests share it under names of their own."""
-    from hinet_model import registry
+    from hinet_model.lifecycle import registry
 
     folder: Path = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder}/mlflow.db"
@@ -37,7 +37,7 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """One Spark session with Delta for all tests: starting one takes seconds."""
-    from feature_eng.session import build_session
+    from foundation.session import build_session
 
     session = build_session("tests", {"spark.master": "local[4]"})
     yield session

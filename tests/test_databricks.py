@@ -15,7 +15,7 @@ import yaml
 from job_files import ROOT, parser_of
 
 from feature_eng.contract import load_contract
-from feature_eng.settings import UserError, load_settings
+from foundation.settings import UserError, load_settings
 from hinet_model.config import RunSettings
 
 RESOURCES = ROOT / "resources"

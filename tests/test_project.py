@@ -13,12 +13,12 @@ import yaml
 from job_files import JOBS, ROOT, commands_in, parser_of
 
 from feature_eng.contract import to_contract
-from feature_eng.session import DELTA_PACKAGE
-from feature_eng.settings import load_settings
+from foundation.session import DELTA_PACKAGE
+from foundation.settings import load_settings
 from hinet_model.config import RunSettings
 
 # Folders of a checkout that hold no source: what .gitignore names, and version control itself.
-_IGNORED = {"__pycache__", "build", "dist", "local", "spark-warehouse", "metastore_db", "mlruns", "shared"}
+_IGNORED = {"__pycache__", "local", "spark-warehouse", "metastore_db", "mlruns", "shared"}
 _TEXTS = ["README.md", "docs/adding_data.md", "docs/adding_a_model.md", "docs/databricks.md", "CHANGELOG.md"]
 
 
@@ -29,7 +29,13 @@ def source_files(root: Path = ROOT) -> set[str]:
         folders[:] = [
             name
             for name in folders
-            if name == ".ci" or not (name.startswith(".") or name in _IGNORED or name.endswith(".egg-info"))
+            if name == ".ci"
+            or not (
+                name.startswith(".")
+                or name in _IGNORED
+                or name.endswith(".egg-info")
+                or (Path(folder) == root and name in ("build", "dist"))
+            )
         ]
         found |= {
             (Path(folder) / name).relative_to(root).as_posix()
@@ -158,8 +164,8 @@ def test_every_package_is_in_the_distribution() -> None:
     options = configparser.ConfigParser()
     options.read(ROOT / "setup.cfg")
     included = options["options.packages.find"]["include"].split()
-    assert included == ["feature_eng*", "hinet_model*"]
-    for package in ("feature_eng", "hinet_model"):
+    assert included == ["foundation*", "feature_eng*", "hinet_model*"]
+    for package in ("foundation", "feature_eng", "hinet_model"):
         folders = {path.parent for path in (ROOT / package).rglob("*.py")}
         assert folders
         assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
@@ -188,11 +194,11 @@ def test_decisions_are_numbered_without_gaps() -> None:
 
 def test_only_jobs_configure_logging_and_nothing_prints() -> None:
     faults = []
-    for package in ("feature_eng", "hinet_model", "jobs"):
+    for package in ("foundation", "feature_eng", "hinet_model", "jobs"):
         for path in (ROOT / package).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             if re.search(r"^\s*print\(", text, flags=re.MULTILINE):
                 faults.append(f"{path}: prints")
-            if "basicConfig" in text and path != ROOT / "feature_eng" / "job.py":
+            if "basicConfig" in text and path != ROOT / "foundation" / "job.py":
                 faults.append(f"{path}: configures logging")
     assert faults == []

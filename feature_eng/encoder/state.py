@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_eng.contract import Contract, History, to_contract
-from feature_eng.settings import UserError
+from foundation.settings import UserError
 
 FORMAT = 1
 UNKNOWN = 0

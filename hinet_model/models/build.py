@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import hinet_model.models as package
-from feature_eng.settings import ConfigError
-from hinet_model.batch import BatchLayout
+from foundation.settings import ConfigError
 from hinet_model.config import ModelSettings
+from hinet_model.data.batch import BatchLayout
 from hinet_model.models.counts import unknown_name
 from hinet_model.models.ctcvr import CtcvrProduct
 from hinet_model.models.features import build_embedding

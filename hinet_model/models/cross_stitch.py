@@ -12,8 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import ModelSettings
+from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch
+from hinet_model.data.batch import Batch
 from hinet_model.models.model import ScenarioModel
 from hinet_model.nn.embedding import FusedEmbedding
 

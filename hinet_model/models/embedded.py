@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch
+from hinet_model.data.batch import Batch
 from hinet_model.nn.dropout import dropout_
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.normalisation import RowNorm, ScenarioNorm

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from feature_eng.settings import ConfigError
-from hinet_model.batch import BatchLayout
+from foundation.settings import ConfigError
 from hinet_model.config import ModelSettings
+from hinet_model.data.batch import BatchLayout
 from hinet_model.models.counts import unknown_name
 from hinet_model.models.embedded import EmbeddedModel, Network
 from hinet_model.nn.embedding import FusedEmbedding
@@ -29,7 +29,7 @@ def build_layout(settings: ModelSettings, schema: Mapping[str, Any]) -> BatchLay
     Raises:
         ConfigError: Widths of features that the data do not have, that are numbers, or that use the rows of a
             feature of another width; widths without a divisor of some size in common. All faults at once.
-        hinet_model.batch.BatchError: The schema contradicts itself.
+        hinet_model.data.batch.BatchError: The schema contradicts itself.
     """
     if not settings.embedding_dims:
         return BatchLayout.from_schema(schema)

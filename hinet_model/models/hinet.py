@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from feature_eng.settings import ConfigError
-from hinet_model.batch import Batch, BatchLayout
+from foundation.settings import ConfigError
 from hinet_model.config import ModelSettings
+from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.counts import counts_of, specific_of
 from hinet_model.models.features import build_norm, columns_of
 from hinet_model.models.model import ModelKind

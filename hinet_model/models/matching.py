@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from feature_eng.settings import ConfigError
+from foundation.settings import ConfigError
 
 TOLERANCE = 0.02
 _LARGEST = 64.0

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import ModelSettings
+from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.nn.embedding import FusedEmbedding
 
 
@@ -85,7 +85,7 @@ class ModelKind:
 
     Args:
         build: Makes the model, its initial weights not yet drawn, for a layout's scenarios and tasks, on the
-            features of an embedding. Counts that do not fit are a `feature_eng.settings.ConfigError`.
+            features of an embedding. Counts that do not fit are a `foundation.settings.ConfigError`.
         keys: Keys of `ModelSettings` that it reads, beyond those that hold for every model.
         exempt: Properties of the conformance suite that it rightly does not have, each with the reason. The
             suite tests that the exemption is needed.

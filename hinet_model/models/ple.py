@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from feature_eng.settings import ConfigError
-from hinet_model.batch import Batch, BatchLayout
+from foundation.settings import ConfigError
 from hinet_model.config import ModelSettings
+from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.counts import one_count, specific_of
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch
+from hinet_model.data.batch import Batch
 from hinet_model.models.model import ScenarioModel
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.routing import check_counts, segments_of

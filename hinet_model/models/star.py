@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import ModelSettings
+from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hinet_model.batch import Batch
+from hinet_model.data.batch import Batch
 from hinet_model.nn.row_shard import WHOLE, RowShard, draw_rows
 
 

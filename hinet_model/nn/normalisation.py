@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch
+from hinet_model.data.batch import Batch
 
 
 class RowNorm(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hinet_model.native import library
+from hinet_model.nn.native import library
 from hinet_model.nn.routing import segments_of
 
 _LEVELS = 2**32

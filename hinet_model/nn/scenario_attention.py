@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hinet_model.batch import Batch
+from hinet_model.data.batch import Batch
 from hinet_model.nn.mlp import initialise_linear_
 from hinet_model.nn.routing import pieces_of, segments_of
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class ProgressDisplay:
-    """Shows a run's reports (`hinet_model.training.reports`).
+    """Shows a run's reports (`hinet_model.training.control.reports`).
 
     A terminal gets one line that is rewritten; a file or a job log gets a line every few seconds.
 

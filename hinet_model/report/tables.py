@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hinet_model.promotion import CellResult
+from hinet_model.lifecycle.promotion import CellResult
 
 
 def cells_table(cells: Sequence[CellResult], champion: Sequence[CellResult] | None = None) -> str:

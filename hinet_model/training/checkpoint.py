@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from feature_eng.settings import UserError
+from foundation.settings import UserError
 from hinet_model.nn.row_shard import WHOLE, RowShard
 
 FORMAT = 1

@@ -19,19 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hinet_model.balance import TaskBalance, Unmoved
-from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import TrainingSettings
-from hinet_model.losses import MultiTaskLoss
+from hinet_model.data.batch import Batch, BatchLayout
+from hinet_model.data.plan import EpochPlan
 from hinet_model.models.model import ScenarioModel
 from hinet_model.nn.normalisation import ScenarioNorm
-from hinet_model.plan import EpochPlan
-from hinet_model.training.exchange import GradientExchange
+from hinet_model.objective.balance import TaskBalance, Unmoved
+from hinet_model.objective.losses import MultiTaskLoss
+from hinet_model.training.control.reports import Reporter
+from hinet_model.training.control.watchdog import Progress
+from hinet_model.training.dist.dense_exchange import GradientExchange
+from hinet_model.training.dist.table_exchange import build_table_exchange
+from hinet_model.training.dist.world import World
 from hinet_model.training.optimisation import RunOptimisers
-from hinet_model.training.reports import Reporter
-from hinet_model.training.table import build_table_exchange
-from hinet_model.training.watchdog import Progress
-from hinet_model.training.world import World
 
 _LOSS, _STOP, _ROWS, _CELLS = 0, 1, 2, 3
 """Places in a step's statistics: loss, ranks that wish to stop, rows, then one loss sum per cell."""

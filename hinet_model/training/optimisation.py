@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hinet_model.config import OptimiserSettings
 from hinet_model.models.model import ScenarioModel
-from hinet_model.optimisers import build_dense_optimiser, build_table_optimiser, rate_factor
+from hinet_model.training.optimisers import build_dense_optimiser, build_table_optimiser, rate_factor
 
 
 class RunOptimisers:

@@ -19,27 +19,27 @@ from typing import IO, Any
 import torch
 
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.balance import build_balance, effective_weights
-from hinet_model.batch import BatchLayout
 from hinet_model.config import RunSettings
-from hinet_model.loading import SnapshotReader
-from hinet_model.losses import MultiTaskLoss, loss_weights
-from hinet_model.metrics import evaluate_cells, mean_defined
+from hinet_model.data.batch import BatchLayout
+from hinet_model.data.loading import SnapshotReader
+from hinet_model.data.plan import EpochPlan, plan_epoch
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel, table_name
-from hinet_model.native import library
+from hinet_model.nn.native import library
 from hinet_model.nn.row_shard import WHOLE, RowShard
-from hinet_model.plan import EpochPlan, plan_epoch
+from hinet_model.objective.balance import build_balance, effective_weights
+from hinet_model.objective.losses import MultiTaskLoss, loss_weights
+from hinet_model.objective.metrics import evaluate_cells, mean_defined
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
 from hinet_model.training.checkpoint import CheckpointError, Position
+from hinet_model.training.control.reports import ReportClient, Reporter
+from hinet_model.training.control.watchdog import Progress, Watchdog
+from hinet_model.training.dist.world import HorovodWorld, World
 from hinet_model.training.loop import AfterStep, EpochSummary, Trainer
 from hinet_model.training.optimisation import RunOptimisers
-from hinet_model.training.reports import ReportClient, Reporter
-from hinet_model.training.run_state import RunState
-from hinet_model.training.watchdog import Progress, Watchdog
-from hinet_model.training.world import HorovodWorld, World
+from hinet_model.training.state import RunState
 
 logger = logging.getLogger(__name__)
 

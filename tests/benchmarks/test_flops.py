@@ -14,7 +14,7 @@ from benchmarks.reference import PlainBatch, reference_loss
 from benchmarks.workload import build_ours, build_reference, make_batches, make_layout, sizes_of
 from hinet_model.config import ModelSettings
 from hinet_model.models.hinet import HiNetSizes
-from hinet_model.native import library
+from hinet_model.nn.native import library
 
 UNEQUAL = SMALL.model_copy(
     update={

@@ -11,7 +11,7 @@ from small_sizes import SMALL
 from benchmarks.reference import PlainBatch, ReferenceHiNet, reference_loss, weight_pairs
 from benchmarks.workload import build_ours, build_reference, make_batches, make_layout, sizes_of
 from hinet_model.config import ModelSettings
-from hinet_model.losses import MultiTaskLoss
+from hinet_model.objective.losses import MultiTaskLoss
 
 UNEQUAL = SMALL.model_copy(
     update={

@@ -168,7 +168,7 @@ def test_a_table_of_another_kind_is_refused(spark: SparkSession, tmp_path: Path)
 
 
 def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from feature_eng import session
+    from foundation import session
 
     defaults = tmp_path / "spark-defaults.conf"
     defaults.write_text("# ours\nspark.jars.packages org.example:thing:1.0\nspark.ui.enabled=true\n")

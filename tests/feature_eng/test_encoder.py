@@ -201,7 +201,7 @@ def test_another_state_is_not_written_over(tmp_path: Path) -> None:
 def test_encoding_needs_no_spark() -> None:
     program = (
         "import sys; sys.modules['pyspark'] = None; "
-        "import feature_eng.encoder.arrow, feature_eng.snapshot, feature_eng.contract, feature_eng.job"
+        "import feature_eng.encoder.arrow, feature_eng.snapshot, feature_eng.contract, foundation.job"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hinet_model.batch import PADDING, Batch, BatchLayout
+from hinet_model.data.batch import PADDING, Batch, BatchLayout
 
 VOCABULARY = 12
 

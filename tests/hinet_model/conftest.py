@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hinet_model.native import library
+from hinet_model.nn.native import library
 
 
 @pytest.fixture(scope="module", params=["compiled", "plain"])

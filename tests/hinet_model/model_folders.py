@@ -10,10 +10,11 @@ import pyarrow as pa
 from feature_eng.contract import to_contract
 from feature_eng.encoder.arrow import raw_columns
 from feature_eng.encoder.state import EncoderState, Hash, Lookup, Slots, Standardise
-from hinet_model.batch import BatchLayout
+from feature_eng.snapshot import SnapshotRef
 from hinet_model.config import ModelSettings
+from hinet_model.data.batch import BatchLayout
 from hinet_model.models.build import build_model
-from hinet_model.scorer import save_model_folder
+from hinet_model.serving.scorer import save_model_folder
 
 SETTINGS = ModelSettings(
     embedding_dim=4,
@@ -28,6 +29,19 @@ SETTINGS = ModelSettings(
 )
 BIG_ID = 2**60 + 1
 """An id that a double cannot hold."""
+SNAPSHOT = SnapshotRef(
+    table="warehouse/movielens/training",
+    version=4,
+    table_id="id-of-the-table",
+    files=(),
+    columns=(("row_id", "int64"),),
+    schema_hash="ab" * 32,
+    contract_name="movielens",
+    contract_fingerprint="cd" * 32,
+    encoder_path="warehouse/movielens/encoder",
+    encoder_digest="ef" * 32,
+    scenario_rows={"train": (20, 60, 20)},
+)
 
 
 def encoder_state() -> EncoderState:

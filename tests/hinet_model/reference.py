@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hinet_model.batch import Batch
+from hinet_model.data.batch import Batch
 from hinet_model.models.hinet import HiNet, HiNetSizes
 from hinet_model.nn.mlp import StackedMLP
 

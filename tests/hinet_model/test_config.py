@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_eng.settings import ConfigError, load_settings
+from foundation.settings import ConfigError, load_settings
 from hinet_model.config import RunSettings
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "train").glob("*.yml"))

@@ -24,15 +24,15 @@ from feature_eng import delta
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
-from feature_eng.settings import UserError, load_settings
 from feature_eng.snapshot import SnapshotRef
-from hinet_model import registry
+from foundation.settings import UserError, load_settings
 from hinet_model.config import RunSettings
-from hinet_model.lineage import Lineage
+from hinet_model.lifecycle import registry
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_layout
-from hinet_model.scorer import save_model_folder
-from hinet_model.tracking import Tracker
+from hinet_model.serving.scorer import save_model_folder
+from hinet_model.tracking.lineage import Lineage
+from hinet_model.tracking.tracker import Tracker
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -183,7 +183,7 @@ def test_a_first_version_is_evaluated_promoted_and_scores(
 def test_evaluation_agrees_with_the_scorer_and_scikit_learn(spark: SparkSession, workshop: Workshop) -> None:
     from sklearn.metrics import log_loss, roc_auc_score
 
-    from hinet_model.scorer import Scorer
+    from hinet_model.serving.scorer import Scorer
 
     version = workshop.register(spark, steps=20)
     workshop.run("evaluate")

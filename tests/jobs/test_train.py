@@ -12,7 +12,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from hinet_model.scorer import Scorer, golden_rows
+from hinet_model.serving.scorer import Scorer, golden_rows
 
 pytestmark = [pytest.mark.spark, pytest.mark.distributed, pytest.mark.slow]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hinet_model.promotion import CellResult
+from hinet_model.lifecycle.promotion import CellResult
 from hinet_model.report.tables import cells_table
 
 CELLS = [CellResult("young", "click", 12345, 678, 0.81234, 0.5), CellResult("old", "click", 3, 0, None, None)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hinet_model.training.exchange import GradientExchange, merge_rows
-from hinet_model.training.world import LocalWorld, Pending, coarse_size
+from hinet_model.training.dist.dense_exchange import GradientExchange, merge_rows
+from hinet_model.training.dist.world import LocalWorld, Pending, coarse_size
 
 
 class DoublingWorld(LocalWorld):

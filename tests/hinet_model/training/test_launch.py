@@ -14,11 +14,12 @@ import cloudpickle
 import pytest
 from pyspark.sql import SparkSession
 
-from hinet_model.batch import Batch
-from hinet_model.training import launch, worker
-from hinet_model.training.launch import LaunchError
+from hinet_model.data.batch import Batch
+from hinet_model.training import worker
+from hinet_model.training.control import launch
+from hinet_model.training.control.launch import LaunchError
+from hinet_model.training.control.monitor import TrainingError
 from hinet_model.training.loop import Trainer
-from hinet_model.training.monitor import TrainingError
 from hinet_model.training.worker import TrainingJob
 
 pytestmark = [

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from hinet_model.config import LossSettings
+from hinet_model.training.control.reports import ReportList
+from hinet_model.training.control.watchdog import Progress
+from hinet_model.training.dist.world import LocalWorld
 from hinet_model.training.recording import RunRecorder
-from hinet_model.training.reports import ReportList
-from hinet_model.training.watchdog import Progress
 from hinet_model.training.worker import TrainingJob, train
-from hinet_model.training.world import LocalWorld
 
 
 class Notebook:

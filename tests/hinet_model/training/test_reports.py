@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from hinet_model.training.monitor import RunMonitor
-from hinet_model.training.reports import ABORT_EXIT_CODE, ReportClient, ReportList, ReportServer
-from hinet_model.training.watchdog import STALL_EXIT_CODE, Progress, Watchdog
+from hinet_model.training.control.monitor import RunMonitor
+from hinet_model.training.control.reports import ABORT_EXIT_CODE, ReportClient, ReportList, ReportServer
+from hinet_model.training.control.watchdog import STALL_EXIT_CODE, Progress, Watchdog
 
 
 def wait_until(condition: Any, seconds: float = 5.0) -> None:

@@ -19,17 +19,18 @@ import torch
 from pyspark.sql import SparkSession
 from thread_world import in_threads
 
-from hinet_model.batch import Batch
 from hinet_model.config import OptimiserSettings
+from hinet_model.data.batch import Batch
 from hinet_model.nn.row_shard import RowShard
-from hinet_model.training import checkpoint, launch, worker
+from hinet_model.training import checkpoint, worker
 from hinet_model.training.checkpoint import CheckpointError
+from hinet_model.training.control import launch
+from hinet_model.training.control.monitor import TrainingError
+from hinet_model.training.control.reports import ReportList
+from hinet_model.training.control.watchdog import Progress
+from hinet_model.training.dist.world import LocalWorld, World
 from hinet_model.training.loop import Trainer
-from hinet_model.training.monitor import TrainingError
-from hinet_model.training.reports import ReportList
-from hinet_model.training.watchdog import Progress
 from hinet_model.training.worker import TrainingJob
-from hinet_model.training.world import LocalWorld, World
 
 # The workers' processes cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

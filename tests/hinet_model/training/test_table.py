@@ -14,24 +14,24 @@ from test_two_workers import ROWS, STEPS, part
 from thread_world import ThreadWorld, in_threads
 from torch import Tensor
 
-from feature_eng.settings import ConfigError, validate
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.balance import build_balance
-from hinet_model.batch import BatchLayout
+from foundation.settings import ConfigError, validate
 from hinet_model.config import LossSettings, ModelSettings, OptimiserSettings, RunSettings, TrainingSettings
+from hinet_model.data.batch import BatchLayout
 from hinet_model.models.build import build_model
 from hinet_model.models.model import table_name
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.row_shard import WHOLE, RowShard
-from hinet_model.optimisers import build_table_optimiser
-from hinet_model.training.exchange import merge_rows
+from hinet_model.objective.balance import build_balance
+from hinet_model.training.control.reports import ReportList
+from hinet_model.training.control.watchdog import COLLECTIVE_PHASES, Progress
+from hinet_model.training.dist.dense_exchange import merge_rows
+from hinet_model.training.dist.table_exchange import ShardedTable
+from hinet_model.training.dist.world import LocalWorld, World
 from hinet_model.training.loop import Trainer
 from hinet_model.training.optimisation import RunOptimisers
-from hinet_model.training.reports import ReportList
-from hinet_model.training.table import ShardedTable
-from hinet_model.training.watchdog import COLLECTIVE_PHASES, Progress
+from hinet_model.training.optimisers import build_table_optimiser
 from hinet_model.training.worker import TrainingJob, build_loss
-from hinet_model.training.world import LocalWorld, World
 
 NUM_ROWS, DIM = 23, 4
 # Ids that ranks share, a rank without any, ids of one owner alone, and of three ranks the last owns none (id % 3 == 2).

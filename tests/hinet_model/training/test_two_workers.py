@@ -13,16 +13,16 @@ import torch
 from thread_world import in_threads
 
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.balance import build_balance
-from hinet_model.batch import Batch, BatchLayout
 from hinet_model.config import LossSettings, ModelSettings, OptimiserSettings, RunSettings, TrainingSettings
+from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.build import build_model
+from hinet_model.objective.balance import build_balance
+from hinet_model.training.control.reports import ReportList
+from hinet_model.training.control.watchdog import Progress
+from hinet_model.training.dist.world import LocalWorld
 from hinet_model.training.loop import Trainer
 from hinet_model.training.optimisation import RunOptimisers
-from hinet_model.training.reports import ReportList
-from hinet_model.training.watchdog import Progress
 from hinet_model.training.worker import TrainingJob, build_loss
-from hinet_model.training.world import LocalWorld
 
 STEPS, ROWS = 4, 96
 

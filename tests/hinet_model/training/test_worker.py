@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from hinet_model.batch import Batch
-from hinet_model.native import library
+from hinet_model.data.batch import Batch
+from hinet_model.nn.native import library
 from hinet_model.training import checkpoint
 from hinet_model.training.checkpoint import CheckpointError
+from hinet_model.training.control.reports import ReportList
+from hinet_model.training.control.watchdog import Progress
+from hinet_model.training.dist.world import LocalWorld
 from hinet_model.training.loop import NonFiniteLossError, Trainer
 from hinet_model.training.recording import best_or_last
-from hinet_model.training.reports import ReportList
-from hinet_model.training.watchdog import Progress
 from hinet_model.training.worker import TrainingJob, train
-from hinet_model.training.world import LocalWorld
 
 Jobs = Callable[..., TrainingJob]
 

@@ -17,9 +17,10 @@ from pyspark.sql import SparkSession
 
 from feature_eng.encoder.state import EncoderState
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.batch import Batch
 from hinet_model.config import ModelSettings, RunSettings, TrainingSettings
-from hinet_model.training import checkpoint, launch, worker
+from hinet_model.data.batch import Batch
+from hinet_model.training import checkpoint, worker
+from hinet_model.training.control import launch
 from hinet_model.training.loop import Trainer
 from hinet_model.training.worker import TrainingJob
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hinet_model.training.world import LocalWorld, Pending, WorldError
+from hinet_model.training.dist.world import LocalWorld, Pending, WorldError
 
 T = TypeVar("T")
 

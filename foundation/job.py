@@ -1,0 +1,90 @@
+"""What every job shares: logging, summaries, and how a failure ends the process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from foundation.settings import UserError
+
+EXIT_USER_ERROR = 2
+
+
+def run_job(main: Callable[[], int | None]) -> NoReturn:
+    """Run a job and end the process.
+
+    The exit code is what ``main`` returns, 0 for None. A :class:`UserError` becomes one message
+    on stderr and exit code 2; anything else a traceback and exit code 1.
+    """
+    configure_logging()
+    try:
+        code = main() or 0
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    raise SystemExit(code)
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send log lines to stderr, so that stdout holds summaries alone.
+
+    Libraries speak from warnings upwards: py4j, for one, tells of every idle connection that it opens anew.
+    """
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for name in ("foundation", "feature_eng", "hinet_model", Path(sys.argv[0]).stem):
+        logging.getLogger(name).setLevel(level)
+
+
+def job_parser(description: str, examples: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` ends with examples, and with the overrides that all jobs take."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting by its dotted path; may be repeated",
+    )
+    return parser
+
+
+def say(text: str = "") -> None:
+    """Write one line of a summary to stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def say_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table to stdout: text to the left, numbers to the right."""
+    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[place]) for row in [list(header), *texts]) for place in range(len(header))]
+    numeric = [
+        bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+        for place in range(len(header))
+    ]
+    for row in [list(header), *texts]:
+        cells = [
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip(row, widths, numeric, strict=True)
+        ]
+        say("  " + "  ".join(cells).rstrip())

@@ -1,0 +1,169 @@
+"""The Spark session: Delta on board, small for local tables, and the user's settings first.
+
+Settings in code would beat ``--conf`` and ``--properties-file``. So only what is missing
+is set here, and the master never is: without one Spark itself takes ``local[*]``.
+PySpark is imported when a session is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundation.settings import UserError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
+_DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
+
+_ALWAYS = {
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+}
+CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"
+"""Java classes of Spark and Delta, archived by the set-up (``build_tools/class_archive.py``)."""
+
+# Local jobs are short: the optimising compiler and a collector that runs beside them would cost more than they
+# save. Room for the classes from the start spares full collections on the way to it.
+_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC -XX:MetaspaceSize=256m"
+
+# Delta's and Spark's defaults start 50 to 200 tasks for each look at a small table.
+_LOCAL = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.memory": "2g",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "ERROR",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.sql.shuffle.partitions": "4",
+}
+
+
+def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) -> SparkSession:
+    """Start Spark with Delta, or return the session that runs already.
+
+    Args:
+        app_name: Name of the application, where none is given from outside.
+        extra_conf: Settings of the caller. They give way to ``--conf``, ``--packages``, a
+            properties file and ``spark-defaults.conf``.
+
+    Raises:
+        UserError: If the running Spark has no Delta and it is too late to add it.
+    """
+    from pyspark.sql import SparkSession
+
+    given = _given_conf()
+    wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})})
+    if _is_local(given, extra_conf or {}):
+        # Local Python workers must be of the driver's environment, not of the first python3 on PATH.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder
+    for key, value in wanted.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    try:
+        spark._jvm.java.lang.Class.forName(
+            _DELTA_EXTENSION,
+            True,
+            spark._jvm.java.lang.Thread.currentThread().getContextClassLoader(),
+        )
+    except Exception as error:
+        raise UserError(
+            f"Spark runs without Delta ({type(error).__name__}); start the job with "
+            f"--packages {DELTA_PACKAGE}, or with --properties-file conf/spark/local.conf"
+        ) from None
+    return spark
+
+
+def wanted_conf(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> dict[str, str]:
+    """What is to be set: what is missing from ``given``, and Delta added to its lists.
+
+    Args:
+        given: Settings from outside.
+        extra_conf: Settings of the caller.
+    """
+    local = {}
+    if _is_local(given, extra_conf):
+        local = {**_LOCAL, **_local_places(), "spark.driver.extraJavaOptions": local_java_options()}
+    wanted = {**_ALWAYS, **local, **extra_conf}
+    missing = {key: value for key, value in wanted.items() if key not in given}
+    for key, own in (("spark.jars.packages", DELTA_PACKAGE), ("spark.sql.extensions", _DELTA_EXTENSION)):
+        named = [name for name in given.get(key, wanted.get(key, "")).split(",") if name]
+        artifact = own.rpartition(":")[0] or own
+        is_named = any(name.startswith(artifact) for name in named)
+        missing[key] = ",".join(named if is_named else [*named, own])
+    return missing
+
+
+def local_java_options() -> str:
+    """Java's options for a local session: with the archive of classes where the set-up has made one."""
+    if not CLASS_ARCHIVE.is_file():
+        return _JAVA_OPTIONS
+    # An archive that no longer fits is passed over; Java would warn on stdout.
+    return f"{_JAVA_OPTIONS} -XX:SharedArchiveFile={shlex.quote(str(CLASS_ARCHIVE))} -Xlog:disable"
+
+
+def _is_local(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> bool:
+    master = given.get("spark.master", extra_conf.get("spark.master", "local[*]"))
+    return master.startswith("local")
+
+
+def _local_places() -> dict[str, str]:
+    # Tables are addressed by path. Without this, Spark leaves an empty folder in the current directory.
+    place = Path(tempfile.gettempdir()) / f"spark-warehouse-{getpass.getuser()}"
+    return {"spark.sql.warehouse.dir": str(place)}
+
+
+def _given_conf() -> dict[str, str]:
+    """What was set from outside: by spark-submit, by PYSPARK_SUBMIT_ARGS or by a defaults file."""
+    import pyspark
+    from pyspark import SparkConf, SparkContext
+
+    if SparkContext._active_spark_context is not None:
+        return dict(SparkContext._active_spark_context.getConf().getAll())
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # started by spark-submit, whose JVM knows it all
+        SparkContext._ensure_initialized()
+        return dict(SparkConf().getAll())
+    arguments = list(_submit_arguments(os.environ.get("PYSPARK_SUBMIT_ARGS", "")))
+    home = os.environ.get("SPARK_HOME", str(Path(pyspark.__file__).parent))
+    folder = Path(os.environ.get("SPARK_CONF_DIR", Path(home) / "conf"))
+    files = [value for key, value in arguments if key == "--properties-file"]
+    given = _properties(Path(files[-1]) if files else folder / "spark-defaults.conf")
+    named = {"--master": "spark.master", "--packages": "spark.jars.packages", "--name": "spark.app.name",
+             "--driver-memory": "spark.driver.memory"}  # fmt: skip
+    for key, value in arguments:
+        if key == "--conf":
+            name, _, value = value.partition("=")
+            given[name] = value
+        elif key in named:
+            given[named[key]] = value
+    return given
+
+
+def _submit_arguments(text: str) -> Iterator[tuple[str, str]]:
+    words = shlex.split(text)
+    for place, word in enumerate(words):
+        if word.startswith("--"):
+            key, equals, value = word.partition("=")
+            if equals:
+                yield key, value
+            elif place + 1 < len(words):
+                yield key, words[place + 1]
+
+
+def _properties(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    pairs = (line.replace("=", " ", 1).split(None, 1) for line in lines if line and line[0] not in "#!")
+    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}

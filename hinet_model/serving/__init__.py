@@ -1,0 +1,1 @@
+"""Scores from raw rows: one scorer for REST, Spark and evaluation."""

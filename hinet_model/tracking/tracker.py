@@ -1,0 +1,307 @@
+"""Tracking: what a run records in MLflow. The driver alone talks to it.
+
+Opening the store is strict: a wrong URI ends the job before a GPU is paid for. From then on nothing here
+can end the run: a call that fails is kept in ``tracking_backlog.jsonl`` beside the run's other files and
+delivered when MLflow answers again (`hinet_model.tracking.backlog`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from matplotlib.figure import Figure
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from feature_eng.snapshot import SnapshotRef
+from foundation.settings import UserError
+from hinet_model.config import MlflowSettings
+from hinet_model.lifecycle import publishing, registry
+from hinet_model.objective.metrics import metric_name
+from hinet_model.tracking.backlog import Backlog, RefusedError
+from hinet_model.tracking.lineage import Lineage
+
+logger = logging.getLogger(__name__)
+
+BACKLOG_FILE = "tracking_backlog.jsonl"
+_LONGEST_PARAM = 500
+_METRICS_A_CALL = 500
+_PARAMS_A_CALL = 90
+
+
+class TrackingError(ValueError):
+    """A value that must not be recorded."""
+
+
+class Tracker:
+    """Records one run.
+
+    Args:
+        settings: Section ``mlflow`` of the run's settings.
+        folder: Local folder, which runs may share; artifacts are written there first (below the run's id),
+            and so is the backlog. What an earlier run left in it is delivered too.
+        retry_seconds: Pause between two attempts to reach an MLflow that is down.
+
+    Raises:
+        RegistryError: The store cannot be opened.
+    """
+
+    def __init__(self, settings: MlflowSettings, folder: Path, retry_seconds: float = 60.0) -> None:
+        # MLflow's own defaults would hold the driver for minutes at each call while a server is down.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        self.settings = settings
+        self.folder = folder
+        self.run_id = ""
+        self.version: registry.RegisteredVersion | None = None
+        self._client = registry.connect(settings.tracking_uri)
+        self._experiment_id = self._experiment()
+        self._backlog = Backlog(folder / BACKLOG_FILE, self._deliver, retry_seconds)
+
+    def _experiment(self) -> str:
+        """Id of the experiment, made with the configured artifact location if it is new."""
+        name, location = self.settings.experiment, self.settings.artifact_location
+        if location is not None and "://" not in location and not location.startswith("dbfs:"):
+            Path(location).mkdir(parents=True, exist_ok=True)
+            location = Path(location).resolve().as_uri()
+        try:
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                return str(self._client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            # Another driver may have made it since we looked.
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                raise registry.RegistryError(f"mlflow.experiment: '{name}': {error.message}") from error
+        if found.lifecycle_stage != "active":
+            raise registry.RegistryError(
+                f"mlflow.experiment: '{name}' is deleted; restore it or take another name"
+            )
+        return str(found.experiment_id)
+
+    def start_run(self, run_id: str | None = None) -> str:
+        """Start a run, or go on with one when training resumes.
+
+        Returns:
+            The run's id.
+
+        Raises:
+            RegistryError: MLflow does not take it.
+        """
+        try:
+            if run_id is None:
+                run = self._client.create_run(self._experiment_id, run_name=self.settings.run_name)
+                self.run_id = run.info.run_id
+            else:
+                self._client.update_run(run_id, status="RUNNING")
+                self.run_id = run_id
+        except MlflowException as error:
+            raise registry.RegistryError(
+                f"MLflow cannot start run {run_id or '(new)'}: {error.message}"
+            ) from error
+        return self.run_id
+
+    # -- what a run records; none of these raises for an MLflow that is down --------------------------
+
+    def log_settings(self, settings: Mapping[str, Any]) -> None:
+        """Record the whole configuration: params ``a.b.c`` and the artifact ``config.yml``.
+
+        A param is cut at 500 characters; the artifact holds all of it.
+        """
+        self._call("params", params={k: v[:_LONGEST_PARAM] for k, v in flatten(settings).items()})
+        self.log_text(yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False), "config.yml")
+
+    def log_lineage(self, lineage: Lineage) -> None:
+        """Record where data and code come from, as tags of the run."""
+        self._call("tags", tags=lineage.run_tags())
+
+    def log_snapshot(self, snapshot: SnapshotRef) -> None:
+        """Record the pinned Delta version: as the run's data set, and whole as ``snapshot.json``."""
+        self._call(
+            "dataset",
+            name=snapshot.contract_name,
+            digest=snapshot.schema_hash[:12],
+            source={
+                "path": snapshot.table,
+                "delta_table_version": snapshot.version,
+                "delta_table_id": snapshot.table_id,
+            },
+            profile={"rows_per_scenario": {k: list(v) for k, v in snapshot.scenario_rows.items()}},
+        )
+        self.log_text(snapshot.to_json(), "snapshot.json")
+
+    def log_loss_weights(
+        self,
+        scheme: str,
+        scenario_names: Sequence[str],
+        scenario_rows: Sequence[int],
+        loss_weights: Sequence[float],
+        row_factors: Sequence[float],
+        task_weights: Mapping[str, float],
+    ) -> None:
+        """Record how the loss weighs scenarios and tasks.
+
+        Params and metrics ``loss_weight/<scenario>`` hold the weight ``alpha_i``; the artifact
+        ``loss_weights.json`` also the rows, their shares ``p_i``, the factors per row and the task weights.
+
+        Args:
+            scheme: ``proportion`` or ``uniform``.
+            scenario_names: In contract order.
+            scenario_rows: Training rows of each scenario.
+            loss_weights: ``alpha_i`` of each scenario; with ``proportion`` its share of the training rows.
+            row_factors: What one row's loss is multiplied by, ``alpha_i / p_i``.
+            task_weights: ``beta_j`` by task name.
+        """
+        total = sum(scenario_rows)
+        table = {
+            name: {"rows": rows, "share": rows / total, "loss_weight": weight, "row_factor": factor}
+            for name, rows, weight, factor in zip(
+                scenario_names, scenario_rows, loss_weights, row_factors, strict=True
+            )
+        }
+        named = {metric_name("loss_weight", name): float(row["loss_weight"]) for name, row in table.items()}
+        self._call("params", params={name: repr(weight) for name, weight in named.items()})
+        self.log_metrics(named, step=0)
+        document = {"scheme": scheme, "scenarios": table, "tasks": dict(task_weights)}
+        self.log_text(json.dumps(document, indent=1), "loss_weights.json")
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int) -> None:
+        """Record metrics at a step; ``None`` means "not defined" (a one-class AUC) and is left out.
+
+        Raises:
+            TrackingError: A value is NaN or infinite; MLflow would store infinity as 1.8e308.
+        """
+        values = {name: float(value) for name, value in metrics.items() if value is not None}
+        wrong = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise TrackingError(f"not finite at step {step}: {', '.join(sorted(wrong))}")
+        if values:
+            self._call("metrics", metrics=values, step=step, timestamp=int(time.time() * 1000))
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        self._call("tags", tags=dict(tags))
+
+    def log_figure(self, figure: Figure, artifact: str) -> None:
+        """Record a figure, say ``figures/loss.png``."""
+        path = self._local(artifact)
+        figure.savefig(path)
+        self._artifact(path, artifact)
+
+    def log_text(self, text: str, artifact: str) -> None:
+        """Record a text file, say ``config.yml``."""
+        path = self._local(artifact)
+        path.write_text(text, encoding="utf-8")
+        self._artifact(path, artifact)
+
+    def log_model(self, model_folder: Path, lineage: Lineage) -> registry.RegisteredVersion | None:
+        """Record the model, register it as a new version and point the alias ``challenger`` at it.
+
+        Args:
+            model_folder: Folder written by `hinet_model.serving.scorer.save_model_folder`.
+            lineage: Goes into the version's tags, with ``run_id`` and ``validation_status: pending``.
+
+        Returns:
+            The new version; ``None`` if MLflow is down: the model then waits in its folder, and the
+            backlog registers it when MLflow answers.
+        """
+        tags = {**lineage.version_tags(), "run_id": self.run_id, "validation_status": "pending"}
+        self._call("model", folder=str(model_folder.resolve()), tags=tags)
+        return self.version
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> int:
+        """End the run and try once more to deliver what waits.
+
+        Returns:
+            How many calls could not be delivered; they stay in the backlog file.
+        """
+        self._call("status", status=status)
+        if not self._backlog.flush():
+            logger.warning("%d records did not reach MLflow: %s", len(self._backlog), self._backlog.path)
+        return len(self._backlog)
+
+    # -- delivery ------------------------------------------------------------------------------------
+
+    def _call(self, name: str, /, **arguments: Any) -> None:
+        assert self.run_id, "start_run comes first"
+        self._backlog.call(name, run_id=self.run_id, **arguments)
+
+    def _local(self, artifact: str) -> Path:
+        """Where an artifact is kept on this machine, its folder made."""
+        path = self.folder / "artifacts" / self.run_id / artifact
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _artifact(self, path: Path, artifact: str) -> None:
+        self._call("artifact", path=str(path.resolve()), folder=str(Path(artifact).parent))
+
+    def _deliver(self, name: str, arguments: dict[str, Any]) -> None:
+        """Do one call; called by the backlog."""
+        try:
+            getattr(self, f"_send_{name}")(**arguments)
+        except registry.RegistryError:
+            raise
+        except UserError as error:  # a model folder that is gone or damaged
+            raise RefusedError(str(error)) from error
+        except MlflowException as error:
+            if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
+                raise RefusedError(error.message) from error
+            raise
+
+    def _send_params(self, run_id: str, params: dict[str, str]) -> None:
+        entries = [Param(key, value) for key, value in params.items()]
+        for start in range(0, len(entries), _PARAMS_A_CALL):
+            self._client.log_batch(run_id, params=entries[start : start + _PARAMS_A_CALL])
+
+    def _send_tags(self, run_id: str, tags: dict[str, str]) -> None:
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _send_metrics(self, run_id: str, metrics: dict[str, float], step: int, timestamp: int) -> None:
+        entries = [Metric(name, value, timestamp, step) for name, value in metrics.items()]
+        for start in range(0, len(entries), _METRICS_A_CALL):
+            self._client.log_batch(run_id, metrics=entries[start : start + _METRICS_A_CALL])
+
+    def _send_artifact(self, run_id: str, path: str, folder: str) -> None:
+        if not Path(path).exists():
+            raise RefusedError(f"{path} is gone")
+        self._client.log_artifact(run_id, path, None if folder == "." else folder)
+
+    def _send_dataset(
+        self, run_id: str, name: str, digest: str, source: dict[str, Any], profile: dict[str, Any]
+    ) -> None:
+        dataset = Dataset(
+            name=name,
+            digest=digest,
+            source_type="delta_table",
+            source=json.dumps(source),
+            profile=json.dumps(profile),
+        )
+        tags = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def _send_model(self, run_id: str, folder: str, tags: dict[str, str]) -> None:
+        name = self.settings.registered_model
+        self.version = publishing.register(self._client, name, run_id, Path(folder), tags)
+
+    def _send_status(self, run_id: str, status: str) -> None:
+        self._client.set_terminated(run_id, status)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``a.b.c`` -> text; lists and empty mappings as JSON, ``None`` as ``null``."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value if isinstance(value, str) else json.dumps(value)
+    return flat

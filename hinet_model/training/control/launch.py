@@ -1,0 +1,198 @@
+"""Launch: start the workers on Spark through ``horovod.spark.run`` and see them through to an end.
+
+What Horovod leaves open is closed here: too few free slots are found before it waits ten minutes for them; a
+worker's failure comes back as one message with rank, cause and log; peers that hang because of it are ended;
+a worker that left without a result is a failure, whatever its exit code; the signal handlers that Horovod
+replaces for good are put back.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundation.settings import UserError
+from hinet_model.training import worker
+from hinet_model.training.control.monitor import RunMonitor, TrainingError
+from hinet_model.training.control.reports import Report, ReportServer
+from hinet_model.training.worker import TrainingJob
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
+
+Entry = Callable[[TrainingJob], dict[str, Any]]
+
+_GRACE_SECONDS = 10.0
+"""After the abort command, how long workers have before Spark is told to end their processes."""
+
+
+class LaunchError(UserError):
+    """The workers cannot be started as asked."""
+
+
+def run(
+    spark: SparkSession,
+    job: TrainingJob,
+    on_report: Callable[[Report], None],
+    entry: Entry = worker.main,
+) -> list[dict[str, Any]]:
+    """Train on Spark tasks; blocks until the end. Call it from the main thread.
+
+    Args:
+        spark: The session whose executors run the workers.
+        job: What to train; the address of the report channel is filled in here.
+        on_report: Sees the workers' reports as they come, from another thread, one at a time.
+        entry: What each worker runs. It is found by import on the workers, so it lives in a package that is
+            installed there.
+
+    Returns:
+        What each worker returned, in rank order.
+
+    Raises:
+        LaunchError: Not enough free task slots, or settings of Spark that break a training run.
+        TrainingError: A worker failed; names rank, cause and log.
+    """
+    import horovod.spark
+
+    num_workers = job.settings.training.workers
+    check_cluster(spark, num_workers)
+    monitor = RunMonitor(num_workers, on_report)
+    conf = spark.sparkContext.getConf()
+    server = ReportServer(conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1", monitor.receive)
+    job = replace(job, report_address=server.address, report_key=server.key)
+    output = _Tail(Path(job.log_folder) / "workers.log")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ended = threading.Event()
+    guard = threading.Thread(target=_guard, args=(monitor, server, ended, handlers), daemon=True)
+    guard.start()
+    try:
+        results: list[Any] = horovod.spark.run(
+            entry,
+            args=(job,),
+            num_proc=num_workers,
+            env=worker_environment(job),
+            stdout=output,
+            stderr=output,
+            start_timeout=int(job.settings.watchdog.start_seconds),
+            executable=conf.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON") or sys.executable,
+            verbose=0,
+        )
+    except Exception as error:
+        # The workers' own account is better than Horovod's, which knows an exit code; it may still be on
+        # its way.
+        time.sleep(0.5)
+        cause = monitor.error()
+        if cause is None:
+            cause = TrainingError(f"the workers ended without a report: {error}\n{output.tail()}")
+        raise cause from error
+    finally:
+        ended.set()
+        guard.join()
+        server.close()
+        output.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for rank, result in enumerate(results):
+        if not isinstance(result, dict) or result.get("kind") != "finished":
+            raise TrainingError(
+                f"rank {rank} of {num_workers} ended without a result (exit within a worker?)\n{output.tail()}"
+            )
+    return results
+
+
+def _guard(
+    monitor: RunMonitor, server: ReportServer, ended: threading.Event, handlers: dict[int, Any]
+) -> None:
+    """End the peers of a failed worker, which may hang in a collective that nobody completes."""
+    while not ended.wait(0.1):
+        if monitor.failed:
+            break
+    else:
+        return
+    monitor.close()
+    server.command("abort")
+    if ended.wait(_GRACE_SECONDS):
+        return
+    # A stopped process hears no command. Horovod ends the processes of all tasks when its own handler, which
+    # stands in for ours while it runs, sees a SIGTERM.
+    if signal.getsignal(signal.SIGTERM) is not handlers[signal.SIGTERM]:
+        logger.warning("workers did not end by themselves; Spark ends their processes")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def check_cluster(spark: SparkSession, num_workers: int) -> None:
+    """Refuse what would make Horovod wait in vain, or restart half a run.
+
+    Raises:
+        LaunchError: Names the setting and the value it should have.
+    """
+    conf = spark.sparkContext.getConf()
+    slots = int(spark.sparkContext.defaultParallelism)
+    if slots < num_workers:
+        raise LaunchError(
+            f"training.workers is {num_workers}, but Spark has {slots} task slots; expected at least as many: "
+            f"start with `--master local[{num_workers}]`, add executors, or lower training.workers"
+        )
+    for key in ("spark.speculation", "spark.dynamicAllocation.enabled"):
+        if (conf.get(key, "false") or "").lower() == "true":
+            raise LaunchError(
+                f"{key} is true; expected false: a training task must run once, where it started"
+            )
+
+
+def worker_environment(job: TrainingJob) -> dict[str, str]:
+    """Environment of the workers, added to that of Spark's tasks."""
+    training = job.settings.training
+    env = {
+        # Which tensors Horovod would fuse depends on timing, and with it the order of sums; the exchange has
+        # fixed buckets instead.
+        "HOROVOD_FUSION_THRESHOLD": "0",
+        "HOROVOD_CYCLE_TIME": "0.2",
+        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(int(max(job.settings.watchdog.stall_seconds, 10))),
+        # Buffers of tens of MB handed back to the system and taken anew at every step cost page faults.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if training.threads_per_worker is not None:
+        env["OMP_NUM_THREADS"] = str(training.threads_per_worker)
+    else:
+        # Spark sets 1 (spark.task.cpus); the worker itself decides from the cores of its host.
+        env["OMP_NUM_THREADS"] = ""
+    return env
+
+
+class _Tail(io.TextIOBase):
+    """Takes the workers' output into a file, and remembers its end for the error message."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = path.open("a", encoding="utf-8", errors="replace")
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> int:
+        # Horovod's threads write here, late ones after the end; a sink that raises would end a worker.
+        with self._lock:
+            if not self._file.closed:
+                self._file.write(text)
+                self._file.flush()
+        return len(text)
+
+    def tail(self, lines: int = 20) -> str:
+        return "\n".join(self._path.read_text(errors="replace").splitlines()[-lines:])
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()

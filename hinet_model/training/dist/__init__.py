@@ -1,0 +1,1 @@
+"""Workers among each other: the world, the exchange of gradients and of rows."""
