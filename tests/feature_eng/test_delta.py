@@ -165,23 +165,3 @@ def test_a_table_of_another_kind_is_refused(spark: SparkSession, tmp_path: Path)
     delta.write(training_rows(spark, 10), tmp_path / "bare", partition_by=["split"], schema=SCHEMA)
     with pytest.raises(SnapshotError, match=r"lacks the properties hinet\.contract, "):
         delta.snapshot(spark, tmp_path / "bare")
-
-
-def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from foundation import session
-
-    defaults = tmp_path / "spark-defaults.conf"
-    defaults.write_text("# ours\nspark.jars.packages org.example:thing:1.0\nspark.ui.enabled=true\n")
-    monkeypatch.setattr(session.SparkContext, "_active_spark_context", None)
-    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
-    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
-    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--master local[3] --conf spark.ui.enabled=no pyspark-shell")
-    given = session._given_conf()
-    assert given["spark.master"] == "local[3]"
-    assert given["spark.ui.enabled"] == "no"
-    wanted = session.wanted_conf(given, {"spark.app.name": "mine", "spark.ui.enabled": "false"})
-    assert wanted["spark.jars.packages"] == f"org.example:thing:1.0,{session.DELTA_PACKAGE}"
-    assert wanted["spark.app.name"] == "mine"
-    assert not {"spark.ui.enabled", "spark.master"} & set(wanted)
-    on_cluster = session.wanted_conf({"spark.master": "yarn"}, {})
-    assert not {"spark.sql.shuffle.partitions", "spark.driver.host"} & set(on_cluster)
