@@ -1,74 +1,22 @@
-"""The data contract: what a raw log means, as data.
-
-A contract names the scenario column and its values, the label rules, the features and
-the split. A new data set is a new contract, not new code. Reading one needs no Spark.
-"""
+"""The whole of a contract: its sections together, and what follows from them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from feature_eng.contract_faults import cross_faults, shared_feature, time_reasons
-from feature_eng.contract_parts import (
-    Behaviour,
-    Bucketed,
-    Categorical,
-    Columns,
-    Count,
-    Feature,
-    History,
-    MultiValued,
-    Numeric,
-    Rate,
-    Raw,
-    Scenario,
-    ScenarioValues,
-    Source,
-    Split,
-    Table,
-    Task,
-    to_number,
-)
-from foundation.settings import ConfigError, Settings, faults_of, read_yaml, with_overrides
-
-__all__ = [
-    "SPLITS",
-    "Behaviour",
-    "Bucketed",
-    "Categorical",
-    "Columns",
-    "Contract",
-    "ContractError",
-    "Count",
-    "Feature",
-    "History",
-    "MultiValued",
-    "Numeric",
-    "Rate",
-    "Raw",
-    "Scenario",
-    "ScenarioValues",
-    "Source",
-    "Split",
-    "Table",
-    "Task",
-    "load_contract",
-    "to_contract",
-    "to_number",
-]
-
-SPLITS: tuple[str, str, str] = ("train", "validation", "test")
-
-
-class ContractError(ConfigError):
-    """A contract that cannot be used, or data that are not what the contract says."""
+from feature_eng.contract.columns import Columns, Scenario
+from feature_eng.contract.faults import ContractError, cross_faults, shared_feature, time_reasons
+from feature_eng.contract.features import Behaviour, Categorical, Feature, History
+from feature_eng.contract.source import Source
+from feature_eng.contract.split import Split
+from feature_eng.contract.tasks import Task
+from foundation.settings import Settings
 
 
 class Contract(Settings):
@@ -179,69 +127,5 @@ class Contract(Settings):
         return feature.column
 
 
-def load_contract(path: str | Path, overrides: Sequence[str] = ()) -> Contract:
-    """Read and check a contract.
-
-    Args:
-        path: YAML file, see ``conf/contracts/movielens.yml``.
-        overrides: ``"split.method=random"``, ``"behaviour=false"`` and the like.
-
-    Raises:
-        ContractError: Every fault, one line each.
-    """
-    try:
-        mapping, faults = with_overrides(read_yaml(path), overrides)
-    except ConfigError as error:
-        raise ContractError(error.faults) from None
-    try:
-        contract = to_contract(mapping, str(path))
-    except ContractError as error:
-        raise ContractError(faults + error.faults) from None
-    if faults:
-        raise ContractError(faults)
-    return contract
-
-
-def to_contract(mapping: Mapping[str, Any], where: str = "contract") -> Contract:
-    """Check a mapping of plain values as a contract.
-
-    Raises:
-        ContractError: Every fault, one line each, also those between parts of which some are faulty.
-    """
-    try:
-        return Contract.model_validate(dict(mapping))
-    except ValidationError as error:
-        faults = faults_of(Contract, mapping, error, where)
-        faults += [fault for fault in cross_faults(_readable_parts(mapping), mapping) if fault not in faults]
-        raise ContractError(faults) from None
-
-
 def _field_aliases() -> list[tuple[str, str]]:
     return [(name, field.alias or name) for name, field in Contract.model_fields.items()]
-
-
-def _readable_parts(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a faulty contract that can be read, so that faults between them are found too."""
-    sections: dict[str, Any] = {
-        "source": Source, "columns": Columns, "scenario": Scenario, "split": Split, "behaviour": bool,
-        "tasks": Task, "features": Annotated[Feature, Field(discriminator="kind")],
-    }  # fmt: skip
-    parts: dict[str, Any] = {}
-    for name, schema in sections.items():
-        given = mapping.get(name)
-        adapter: TypeAdapter[Any] = TypeAdapter(schema)
-        if name in ("tasks", "features"):
-            entries = given.items() if isinstance(given, Mapping) else ()
-            parts[name] = {
-                key: part for key, value in entries if (part := _readable(adapter, value)) is not None
-            }
-        elif (part := _readable(adapter, given)) is not None:
-            parts[name] = part
-    return parts
-
-
-def _readable(adapter: TypeAdapter[Any], value: Any) -> Any:
-    try:
-        return adapter.validate_python(value)
-    except ValidationError:
-        return None

@@ -7,25 +7,21 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from feature_eng.contract_parts import (
-    Behaviour,
-    Categorical,
-    Columns,
-    Feature,
-    History,
-    Rate,
-    Scenario,
-    ScenarioValues,
-    Source,
-    Split,
-)
-from foundation.settings import suggestion
+from feature_eng.contract.columns import Columns, Scenario, ScenarioValues
+from feature_eng.contract.features import Behaviour, Categorical, Feature, History, Rate
+from feature_eng.contract.source import Source
+from feature_eng.contract.split import Split
+from foundation.settings import ConfigError, suggestion
 
 RESERVED_COLUMNS = frozenset({"row_id", "scenario", "scenario_index", "split", "reason"})
 RESERVED_PREFIXES = ("label__", "known_at__")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _SCENARIO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+class ContractError(ConfigError):
+    """A contract that cannot be used, or data that are not what the contract says."""
 
 
 def cross_faults(parts: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[str]:

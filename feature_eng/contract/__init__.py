@@ -1,0 +1,52 @@
+"""The data contract: what a raw log means, as data.
+
+A contract names the tables, the scenario column and its values, the label rules, the features
+and the split. A new data set is a new contract, not new code. Reading one needs no Spark.
+"""
+
+from feature_eng.contract.columns import Columns, Scenario, ScenarioValues
+from feature_eng.contract.faults import ContractError
+from feature_eng.contract.features import (
+    Behaviour,
+    Bucketed,
+    Categorical,
+    Count,
+    Feature,
+    History,
+    MultiValued,
+    Numeric,
+    Rate,
+    Raw,
+)
+from feature_eng.contract.loading import load_contract, to_contract
+from feature_eng.contract.schema import Contract
+from feature_eng.contract.source import Source, Table
+from feature_eng.contract.split import SPLITS, Split
+from feature_eng.contract.tasks import Task
+from feature_eng.contract.values import to_number
+
+__all__ = [
+    "SPLITS",
+    "Behaviour",
+    "Bucketed",
+    "Categorical",
+    "Columns",
+    "Contract",
+    "ContractError",
+    "Count",
+    "Feature",
+    "History",
+    "MultiValued",
+    "Numeric",
+    "Rate",
+    "Raw",
+    "Scenario",
+    "ScenarioValues",
+    "Source",
+    "Split",
+    "Table",
+    "Task",
+    "load_contract",
+    "to_contract",
+    "to_number",
+]

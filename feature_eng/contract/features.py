@@ -1,0 +1,87 @@
+"""The section ``features`` of a contract: what the model reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from feature_eng.contract.values import Positive
+from foundation.settings import Settings
+
+
+class Categorical(Settings):
+    """One raw value -> one index: by a vocabulary fitted on train, or by hash when ``buckets`` is given."""
+
+    kind: Literal["categorical"]
+    column: str
+    min_count: Positive = 1
+    buckets: Positive | None = None
+
+
+class MultiValued(Settings):
+    """Text of several values -> ``slots`` indices, the first ones kept."""
+
+    kind: Literal["multi_valued"]
+    column: str
+    separator: Annotated[str, Field(min_length=1)] = "|"
+    slots: Positive
+    min_count: Positive = 1
+    buckets: Positive | None = None
+
+
+class Numeric(Settings):
+    """A number, standardised on train (after ``log1p`` when so asked)."""
+
+    kind: Literal["numeric"]
+    column: str
+    transform: Literal["none", "log1p"] = "none"
+
+
+class Bucketed(Settings):
+    """A number -> the index of its bucket between quantiles of train."""
+
+    kind: Literal["bucketed"]
+    column: str
+    num_buckets: Annotated[int, Field(ge=2)]
+
+
+class History(Settings):
+    """The user's last items strictly before the row's time, newest first.
+
+    Args:
+        of: ``item``, or the categorical feature whose column and vocabulary it shares.
+        last: How many are kept.
+        when: Only those whose label of this task was 1, and known before the row's time.
+    """
+
+    kind: Literal["history"]
+    of: str = "item"
+    last: Positive
+    when: str | None = None
+
+
+class Count(Settings):
+    """How many rows the user (or the item) had strictly before the row's time."""
+
+    kind: Literal["count"]
+    by: Literal["user", "item"] = "user"
+
+
+class Rate(Settings):
+    """Share of label 1 among labels known strictly before the row's time.
+
+    Smoothed as ``(positives + prior * prior_rows) / (labels + prior_rows)``. The prior is
+    a constant of the contract: one computed from data would tell of the future.
+    """
+
+    kind: Literal["rate"]
+    task: str
+    by: Literal["user", "item"] = "user"
+    prior: Annotated[float, Field(ge=0, le=1)] = 0.5
+    prior_rows: Annotated[float, Field(gt=0)] = 10.0
+
+
+Behaviour = History | Count | Rate
+Raw = Categorical | MultiValued | Numeric | Bucketed
+Feature = Raw | Behaviour

@@ -1,0 +1,92 @@
+"""Raw tables parted into events and rejects, every row into one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from feature_eng.contract import Contract, ContractError
+from feature_eng.events.checking import checked_impressions, checked_related
+from feature_eng.events.wanted import missing_columns, related_columns
+
+
+@dataclass(frozen=True)
+class Events:
+    """Typed rows of all tables, and the rows that could not become one.
+
+    Attributes:
+        impressions: The contract's raw columns and those the labels need; unique by key.
+            Whole numbers are bigint, other numbers double, time is seconds since the epoch.
+        related: Later events by table name (orders, ...): the join columns and the time.
+        rejects: ``table``, ``reason`` and ``row``, the raw row as JSON.
+    """
+
+    impressions: DataFrame
+    related: Mapping[str, DataFrame]
+    rejects: DataFrame
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """What became of one raw table's rows; ``rows_in = rows_out + rejected``."""
+
+    rows_in: int
+    rows_out: int
+    rejected: int
+
+
+def to_events(raw: Mapping[str, DataFrame], contract: Contract) -> Events:
+    """Type and check the raw tables.
+
+    Of several rows with the same key the first in time stays (then the first by position).
+
+    Args:
+        raw: Table name -> raw rows, as :func:`feature_eng.sources.raw.read_raw` gives them.
+        contract: What the columns mean.
+
+    Raises:
+        ContractError: Tables or columns that the contract names and the data lack, all of them.
+    """
+    faults = list(missing_columns(raw, contract))
+    if faults:
+        raise ContractError(faults)
+    main = contract.source.main_table
+    checked = {main: checked_impressions(raw[main], contract)}
+    for table, (join_on, time) in related_columns(contract).items():
+        checked[table] = checked_related(raw[table], contract, table, join_on, time)
+    accepted = {
+        table: frame.where(F.col("reason").isNull()).select("typed.*") for table, frame in checked.items()
+    }
+    rejects = [
+        frame.where(F.col("reason").isNotNull()).select(
+            F.lit(table).alias("table"),
+            F.col("reason"),
+            F.to_json("raw", {"ignoreNullFields": "false"}).alias("row"),
+        )
+        for table, frame in checked.items()
+    ]
+    return Events(
+        impressions=accepted.pop(main),
+        related=accepted,
+        rejects=reduce(DataFrame.unionByName, rejects),
+    )
+
+
+def count_rows(raw: Mapping[str, DataFrame], events: Events, contract: Contract) -> dict[str, RowCount]:
+    """Count each table's rows in, out and rejected.
+
+    Raises:
+        RuntimeError: A row was lost or doubled on the way.
+    """
+    by_table = {row["table"]: row["count"] for row in events.rejects.groupBy("table").count().collect()}
+    counts: dict[str, RowCount] = {}
+    for table, frame in {contract.source.main_table: events.impressions, **events.related}.items():
+        count = RowCount(raw[table].count(), frame.count(), by_table.get(table, 0))
+        if count.rows_in != count.rows_out + count.rejected:
+            raise RuntimeError(f"table {table!r} does not add up: {count}")
+        counts[table] = count
+    return counts
