@@ -40,7 +40,8 @@ def source_files(root: Path = ROOT) -> set[str]:
         found |= {
             (Path(folder) / name).relative_to(root).as_posix()
             for name in names
-            if name not in ("__init__.py", "derby.log")
+            # In a linked work tree .git is a file.
+            if name not in ("__init__.py", "derby.log", ".git")
         }
     return found
 
