@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ def configure_logging(level: int = logging.INFO) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    # MLflow sets its own level when it is imported, and tells of every table that it makes.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     for name in ("foundation", "feature_eng", "hinet_model", Path(sys.argv[0]).stem):
         logging.getLogger(name).setLevel(level)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
+LOG_FOLDER = Path("local/logs")
+"""Where the output of a Spark that a job starts goes, below the current directory."""
+_LARGEST_LOG = 8 * 2**20
 _DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 
 _ALWAYS = {
@@ -57,9 +62,13 @@ def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) ->
         extra_conf: Settings of the caller. They give way to ``--conf``, ``--packages``, a
             properties file and ``spark-defaults.conf``.
 
+    What Java and Ivy write while they start, and Spark's own log, goes to a file of `LOG_FOLDER`; a Spark that
+    spark-submit has started goes on writing where it was told to.
+
     Raises:
-        UserError: If the running Spark has no Delta and it is too late to add it.
+        UserError: If Spark cannot start, or if the running Spark has no Delta and it is too late to add it.
     """
+    from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
     given = _given_conf()
@@ -70,7 +79,13 @@ def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) ->
     builder = SparkSession.builder
     for key, value in wanted.items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate()
+    log = LOG_FOLDER / f"spark-{re.sub(r'[^A-Za-z0-9_-]', '_', app_name)}.log"
+    try:
+        with _java_writes_to(log):
+            spark = builder.getOrCreate()
+    except PySparkRuntimeError as error:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:]) if log.exists() else ""
+        raise UserError(f"Spark did not start ({error}); the end of its log, {log}:\n{tail}") from None
     try:
         spark._jvm.java.lang.Class.forName(
             _DELTA_EXTENSION,
@@ -83,6 +98,27 @@ def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) ->
             f"--packages {DELTA_PACKAGE}, or with --properties-file conf/spark/local.conf"
         ) from None
     return spark
+
+
+@contextmanager
+def _java_writes_to(log: Path) -> Iterator[None]:
+    """Let a Java process that is started meanwhile inherit ``log`` as its stderr; none is if Spark runs already."""
+    from pyspark import SparkContext
+
+    if SparkContext._gateway is not None or "PYSPARK_GATEWAY_PORT" in os.environ:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    too_large = log.exists() and log.stat().st_size > _LARGEST_LOG
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with log.open("wb" if too_large else "ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def wanted_conf(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,33 @@ def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tm
     assert not {"spark.ui.enabled", "spark.master"} & set(wanted)
     on_cluster = session.wanted_conf({"spark.master": "yarn"}, {})
     assert not {"spark.sql.shuffle.partitions", "spark.driver.host"} & set(on_cluster)
+
+
+@pytest.mark.spark
+def test_what_java_and_ivy_write_goes_to_a_file_and_not_to_the_terminal(tmp_path: Path) -> None:
+    program = "from foundation.session import build_session; print(build_session('quiet').range(3).count())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+    assert "delta-spark" in (tmp_path / "local" / "logs" / "spark-quiet.log").read_text()
+
+
+@pytest.mark.spark
+def test_a_spark_that_does_not_start_is_one_message_with_the_end_of_its_log(tmp_path: Path) -> None:
+    program = (
+        "from foundation.session import build_session\nfrom foundation.settings import UserError\n"
+        "try:\n    build_session('broken')\nexcept UserError as error:\n    print(error)"
+    )
+    environment = {**os.environ, "PYSPARK_SUBMIT_ARGS": "--driver-memory much pyspark-shell"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Spark did not start" in done.stdout
+    assert "heap size" in done.stdout
+    assert done.stderr == ""
