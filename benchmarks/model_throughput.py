@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.machine import start
 from benchmarks.pairing import Contestant, Figure, Measured, interleave, ratios
 from benchmarks.workload import OwnSteps, make_batches, make_layout
-from hinet_model.config import ModelSettings
-from hinet_model.models.build import REGISTRY, build_model, num_dense_parameters
+from hinet_model.models.build import build_model, num_dense_parameters
+from hinet_model.models.registry import REGISTRY, read_settings
 
 NUM_SCENARIOS, NUM_FIELDS, TABLE_ROWS, DISTINCT_BATCHES = 3, 7, 14_000, 8
 
@@ -38,9 +38,7 @@ def measure(given: argparse.Namespace) -> Measured:
     contestants: dict[str, Contestant] = {}
     parameters: dict[str, int] = {}
     for name in REGISTRY:
-        model = build_model(
-            ModelSettings.model_validate({"name": name, **SIZES.get(name, {})}), layout, seed=0
-        )
+        model = build_model(read_settings({"name": name, **SIZES.get(name, {})}), layout, seed=0)
         steps = OwnSteps(model, layout, batches, given.device, given.compile)
         contestants[name] = partial(steps.run, precision="fp32")
         parameters[name] = num_dense_parameters(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hinet_model.models.build import REGISTRY
+from hinet_model.models.registry import REGISTRY
 
 RANDOM = "local/warehouse/movielens_1m_random_1/training"
 OCCUPATION = "local/warehouse/movielens_1m_occupation/training"
@@ -40,8 +40,8 @@ class Study:
 
 def _dropout(model: str, rate: float) -> list[str]:
     """Dropout in the first experts a row meets, whatever they are called in the model."""
-    first = "dropout" if "dropout" in REGISTRY[model].keys else "expert_dropout"
-    return [f"model.{key}={rate if key == first else 0.0}" for key in ("dropout", "expert_dropout")]
+    keys = [key for key in ("dropout", "expert_dropout") if key in REGISTRY[model].settings.model_fields]
+    return [f"model.{key}={rate if key == keys[0] else 0.0}" for key in keys]
 
 
 def _model_candidates(model: str) -> dict[str, Overrides]:
@@ -90,7 +90,7 @@ STUDIES: dict[str, Study] = {
     "models": Study(
         asks="HiNet against all other joint models, 3 scenarios by age, random split, all with scenario normalisation",
         table=RANDOM,
-        variants={name: [f"model.name={name}", *_OF_MODEL.get(name, _NORMALISED)] for name in _MODELS},
+        variants={name: [f"model={{name: {name}}}", *_OF_MODEL.get(name, _NORMALISED)] for name in _MODELS},
         candidates={name: _model_candidates(name) for name in _MODELS},
         search=["training.epochs=1", "training.average_epochs=0"],
         final=["training.epochs=3", "training.average_epochs=2"],

@@ -12,13 +12,13 @@ import torch
 from feature_eng.encoder.state import EncoderState
 from feature_eng.snapshot import SnapshotRef
 from foundation.settings import load_settings
-from hinet_model.config import RunSettings
 from hinet_model.data.batch import BatchLayout
 from hinet_model.data.loading import SnapshotReader
 from hinet_model.models.build import build_model, num_dense_parameters
 from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
 from hinet_model.objective.metrics import evaluate_cells, mean_defined
+from hinet_model.settings import RunSettings
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reference import PlainBatch, ReferenceHiNet, copy_weights, reference_loss
-from hinet_model.config import ModelSettings, RunSettings, TrainingSettings
+from hinet_model.config import TrainingSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.data.plan import EpochPlan
 from hinet_model.models.build import build_model
-from hinet_model.models.hinet import HiNet, HiNetSizes, hinet_sizes
+from hinet_model.models.hinet import HiNet, HiNetSettings, HiNetSizes, hinet_sizes
 from hinet_model.models.model import ScenarioModel
 from hinet_model.objective.losses import MultiTaskLoss
+from hinet_model.settings import RunSettings
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
@@ -31,7 +32,7 @@ from hinet_model.training.optimisation import RunOptimisers
 
 NUM_FIELDS, NUM_TASKS = 20, 2
 
-GOAL_MODEL = ModelSettings(
+GOAL_MODEL = HiNetSettings(
     embedding_dim=16,
     embedding_std=1.0,
     sub_experts=5,
@@ -106,12 +107,12 @@ def make_batches(
     return batches
 
 
-def sizes_of(settings: ModelSettings, layout: BatchLayout) -> HiNetSizes:
+def sizes_of(settings: HiNetSettings, layout: BatchLayout) -> HiNetSizes:
     """Plain sizes of the settings' HiNet."""
     return hinet_sizes(settings, layout.scenario_names, layout.task_names)
 
 
-def build_ours(settings: ModelSettings, layout: BatchLayout) -> HiNet:
+def build_ours(settings: HiNetSettings, layout: BatchLayout) -> HiNet:
     """Our model with its starting weights."""
     model = build_model(settings, layout, seed=0)
     assert isinstance(model, HiNet)

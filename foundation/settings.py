@@ -145,13 +145,13 @@ def faults_of(
     """Turn pydantic's errors into one readable line each, in the order of the schema."""
     lines: list[str] = []
     for details in error.errors(include_url=False):
-        parts, parent = _locate(schema, mapping, details["loc"], details["type"])
+        parts, parent, others = _locate(schema, mapping, details["loc"], details["type"])
         path = ".".join(str(part) for part in parts)
         cause = details.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
             lines.extend(f"{path}.{fault}" if path else fault for fault in cause.faults)
             continue
-        lines.append(f"{path or where}: {_explain(schema, parts, parent, dict(details))}")
+        lines.append(f"{path or where}: {_explain(schema, parts, parent, others, dict(details))}")
     return list(dict.fromkeys(lines))
 
 
@@ -188,11 +188,15 @@ def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(
-    schema: type[BaseModel], parts: Sequence[str | int], parent: Any, details: Mapping[str, Any]
+    schema: type[BaseModel],
+    parts: Sequence[str | int],
+    parent: Any,
+    others: Sequence[Any],
+    details: Mapping[str, Any],
 ) -> str:
     kind, given, context = details["type"], details.get("input"), details.get("ctx", {})
     if kind == "extra_forbidden":
-        return "unknown key" + _suggest_path(schema, parts, parent)
+        return "unknown key" + _suggest_path(schema, parts, parent, others)
     if kind == "missing":
         return "is missing; expected a value"
     if kind in ("union_tag_invalid", "literal_error"):
@@ -214,13 +218,17 @@ def _explain(
     )
 
 
-def _suggest_path(schema: type[BaseModel], parts: Sequence[str | int], parent: Any) -> str:
+def _suggest_path(
+    schema: type[BaseModel], parts: Sequence[str | int], parent: Any, others: Sequence[Any]
+) -> str:
     """Suggest a sibling first, then a setting of that name in another group."""
     prefix = "".join(f"{part}." for part in parts[:-1])
     word = str(parts[-1])
     sibling = closest(word, _field_names(parent))
-    if sibling:
-        return f"; did you mean '{prefix}{sibling}'?"
+    owners = [_tag(other) for other in others if word in _field_names(other)]
+    elsewhere = f" ({', '.join(owners)} {'has' if len(owners) == 1 else 'have'} it)" if owners else ""
+    if sibling or owners:
+        return elsewhere + (f"; did you mean '{prefix}{sibling}'?" if sibling else "")
     paths = list(_paths(schema))
     for path in paths:
         if path.rsplit(".", 1)[-1] == word:
@@ -232,9 +240,14 @@ def _suggest_path(schema: type[BaseModel], parts: Sequence[str | int], parent: A
 
 def _locate(
     schema: type[BaseModel], mapping: Mapping[str, Any], loc: Sequence[str | int], kind: str
-) -> tuple[list[str | int], Any]:
-    """Drop what pydantic adds to a location (union tags, type names), and find the schema around it."""
+) -> tuple[list[str | int], Any, list[Any]]:
+    """Drop what pydantic adds to a location (union tags, type names), and find the schema around it.
+
+    Returns:
+        The location, the schema around it, and the alternatives to that where it is one of a union.
+    """
     parts: list[str | int] = []
+    others: list[Any] = []
     value: Any = mapping
     annotation: Any = schema
     parent: Any = schema
@@ -247,12 +260,14 @@ def _locate(
         if tagged and not (in_mapping and is_last):
             annotation = tagged[0]
             parent = annotation
+            others = [member for member in members if member is not annotation]
         elif in_mapping or in_list or (is_last and kind == "missing"):
             parts.append(part)
-            parent = annotation
+            if parent is not annotation:
+                parent, others = annotation, []
             value = value[part] if in_mapping or in_list else None
             annotation = _child(annotation, part)
-    return parts, parent
+    return parts, parent, others
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -278,6 +293,15 @@ def _tags(model: Any) -> set[Any]:
         if typing.get_origin(literal) is typing.Literal
         for arg in typing.get_args(literal)
     }
+
+
+def _tag(model: type[BaseModel]) -> str:
+    """The word that tells a model from the others of a union."""
+    return next(
+        str(typing.get_args(field.annotation)[0])
+        for field in model.model_fields.values()
+        if typing.get_origin(field.annotation) is typing.Literal
+    )
 
 
 def _child(annotation: Any, part: str | int) -> Any:

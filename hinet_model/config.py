@@ -1,9 +1,7 @@
-"""The settings of one training run: what `conf/train/*.yml` may say, and what it means.
+"""The sections of a training run's settings, but for the model's: what they may say, and what it means.
 
-Every section is frozen, refuses unknown keys, and checks its own ranges; faults
-that need two sections (lanes and workers, say) are checked by `RunSettings`.
-Settings that name a scenario or a task are checked against the data by
-`hinet_model.models.build`, which is the first place that knows both.
+Every section is frozen, refuses unknown keys, and checks its own ranges. A run's settings as a whole are
+`hinet_model.settings.RunSettings`; the section of a model stands in the model's file.
 """
 
 from __future__ import annotations
@@ -14,10 +12,6 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from foundation.settings import Settings
-
-Widths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 #: How scenario weights are formed; the arithmetic is in `hinet_model.objective.losses`.
 LossScheme = Literal["proportion", "uniform", "sqrt", "fixed"]
@@ -42,94 +36,6 @@ class DataSettings(Settings):
         if self.warehouse is None or Path(self.table).is_absolute() or "://" in self.table:
             return self.table
         return f"{self.warehouse.rstrip('/')}/{self.table}"
-
-
-class ModelSettings(Settings):
-    """Architecture and sizes. Counts may differ per scenario and task.
-
-    A count is one integer for all, or a mapping. `sub_experts` maps `shared` and
-    the scenario names; `shared_experts` maps scenario names; `specific_experts`
-    maps task names, or scenario names to such a mapping. A mapping must name all.
-
-    The keys down to `unknown_scenario` hold for every model. Each model says which
-    of the others it reads (`hinet_model.models.model.ModelKind`); one that it does
-    not read must keep its default, or is refused by name.
-    """
-
-    name: str = "hinet"
-    """Model in the registry of `hinet_model.models.build`: the name of its file."""
-    joint: Literal[True, "per_scenario", "per_task"] = True
-    """true: one model of all scenarios and tasks; else one model per scenario, or per task, with embeddings
-    of its own each (the table is as many times as wide), trained side by side on the same batches."""
-    match_parameters: Literal["hinet"] | None = None
-    """hinet: scale `expert_dims` until the dense parameters are as many (within 2 %) as those of a joint
-    HiNet of this very section, whose keys are then allowed beside the model's own."""
-    ctcvr: Literal["direct", "product"] = "direct"
-    """product: the model learns the second task given the first, and answers with the product of both (ESMM,
-    SIGIR 2018), so that P(ctcvr_task) <= P(ctr_task) always."""
-    ctr_task: str | None = None
-    """Task that comes first, for `ctcvr: product`: click."""
-    ctcvr_task: str | None = None
-    """Task that presupposes it, for `ctcvr: product`: order."""
-    normalisation: Literal["none", "layer", "scenario"] = "none"
-    """Of the features that enter: layer: each row by itself; scenario: by running statistics and with scales
-    of the row's scenario (partitioned normalisation of STAR). A row's score never depends on its batch."""
-    unknown_scenario: str | None = None
-    """Scenario as which a row of an unknown one is scored; null refuses such a row by name."""
-    input_dropout: Rate = 0.0
-    """Dropout on the features a row enters with."""
-    embedding_dim: Count = 16
-    """Width of an id feature's embedding."""
-    embedding_dims: dict[str, Count] = Field(default={})
-    """Widths of features that differ from `embedding_dim`, by name: {user_id: 32, gender: 8}. A history has the
-    width of the feature whose values it holds. The table stays one: its rows are as wide as the greatest common
-    divisor of all widths in use, at least 4 (or one width for all), and a wider value is several of them.
-    `optimiser.table: adagrad` then keeps its accumulator for each of those, not for the value as a whole."""
-    embedding_std: float = Field(default=0.01, gt=0.0, le=1.0)
-    """Standard deviation of the normal distribution that embedding rows start from."""
-    sub_experts: Count | dict[str, Count] = 4
-    """Sub-experts K of each extractor (scenario-shared, and one per scenario)."""
-    sub_expert_dims: Widths = Field(default=[128, 64])
-    """Widths of a sub-expert's layers, each followed by ReLU."""
-    shared_experts: Count | dict[str, Count] = 2
-    """Experts of the task layer that a scenario's tasks share."""
-    specific_experts: Count | dict[str, Count | dict[str, Count]] = 2
-    """Experts of the task layer that one (scenario, task) pair owns."""
-    expert_dims: Widths = Field(default=[128, 64])
-    """Widths of a task-layer expert's layers, each followed by ReLU; in other models those of an expert, or
-    of whatever stands between the features and the towers."""
-    tower_dims: list[Count] = Field(default=[64])
-    """Hidden widths of a tower; the last layer to one logit is added to them."""
-    scenario_embedding_dim: Count = 64
-    """Width of `Emb(s_i)`, which feeds the scenario attention and nothing else."""
-    gates: bool = True
-    """False: the outputs of (sub-)experts are averaged (ablation without gates)."""
-    hierarchy: bool = True
-    """False: no scenario layer, the task layer reads the features (ablation)."""
-    scenario_attention: Literal["full", "top_k", "none"] = "full"
-    """none: no attention over the other scenarios, `C = [G, S]` (ablation); top_k: over the `top_k` others
-    that matter most, whose extractors alone are computed for a row."""
-    top_k: Count = 4
-    """Others that a scenario listens to under `scenario_attention: top_k`; at least all others: full."""
-    scenario_attention_input: Literal["indicator", "features"] = "indicator"
-    """What the attention reads: the indicator makes its weights one table per model; features adds
-    `scenario_features`, and every row has weights of its own (not with top_k)."""
-    scenario_features: list[str] = Field(default=[])
-    """Features of the contract that `scenario_attention_input: features` adds to the indicator."""
-    experts: Count = 4
-    """Experts that everybody shares (mmoe, hmoe, flat_moe, m3oe)."""
-    levels: Count = 2
-    """Levels of customised gate control that are stacked (ple)."""
-    gate_dim: Count = 32
-    """Hidden width of the gates that scale layers (pepnet)."""
-    prior_features: list[str] = Field(default=[])
-    """Features of the contract, ids of user and item say, that the gates of layers read as their prior (pepnet)."""
-    dropout: Rate = 0.0
-    """Dropout after every layer of the sub-experts."""
-    expert_dropout: Rate = 0.0
-    """Dropout after every layer of the task-layer experts."""
-    tower_dropout: Rate = 0.0
-    """Dropout after every hidden layer of the towers."""
 
 
 class LossSettings(Settings):
@@ -293,26 +199,4 @@ class WatchdogSettings(Settings):
     def _beats_before_stalling(self) -> WatchdogSettings:
         if self.heartbeat_seconds >= self.stall_seconds:
             raise ValueError("heartbeat_seconds must be below stall_seconds")
-        return self
-
-
-class RunSettings(Settings):
-    """One training run."""
-
-    data: DataSettings = DataSettings()
-    model: ModelSettings = ModelSettings()
-    loss: LossSettings = LossSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
-    training: TrainingSettings = TrainingSettings()
-    checkpoint: CheckpointSettings = CheckpointSettings()
-    mlflow: MlflowSettings = MlflowSettings()
-    watchdog: WatchdogSettings = WatchdogSettings()
-
-    @model_validator(mode="after")
-    def _gradients_that_workers_hold(self) -> RunSettings:
-        if self.training.table == "sharded" and self.loss.balance in ("gradnorm", "pcgrad"):
-            raise ValueError(
-                f"training.table: sharded cannot go with loss.balance: {self.loss.balance}, which needs the gradient "
-                "of the whole table on every worker; expected training.table: replicated, or another balance"
-            )
         return self

@@ -16,7 +16,6 @@ from feature_eng import delta
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
 from foundation.job import job_parser, run_job, say
 from foundation.settings import UserError, load_settings
-from hinet_model.config import RunSettings
 from hinet_model.lifecycle import evaluation, publishing, registry
 from hinet_model.lifecycle.evaluation import Evaluation
 from hinet_model.lifecycle.promotion import CellResult, decide
@@ -24,6 +23,7 @@ from hinet_model.lifecycle.registry import RegisteredVersion
 from hinet_model.report.tables import cells_table
 from hinet_model.serving import on_spark as scoring
 from hinet_model.serving.scorer import Scorer
+from hinet_model.settings import RunSettings
 
 logger = logging.getLogger("evaluate")
 

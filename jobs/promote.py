@@ -8,10 +8,10 @@ from mlflow import MlflowClient
 
 from foundation.job import job_parser, run_job, say
 from foundation.settings import load_settings
-from hinet_model.config import RunSettings
 from hinet_model.lifecycle import evaluation, registry
 from hinet_model.lifecycle.promotion import GateRules, decide
 from hinet_model.report.tables import cells_table
+from hinet_model.settings import RunSettings
 
 EXIT_REFUSED = 3
 

@@ -18,11 +18,11 @@ from feature_eng import delta
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
 from foundation.job import job_parser, run_job, say, say_table
 from foundation.settings import UserError, load_settings
-from hinet_model.config import RunSettings
 from hinet_model.lifecycle import evaluation, registry
 from hinet_model.report.tables import cells_table
 from hinet_model.serving import on_spark as scoring
 from hinet_model.serving.scorer import Scorer
+from hinet_model.settings import RunSettings
 
 logger = logging.getLogger("score")
 

@@ -15,13 +15,13 @@ from feature_eng.snapshot import SnapshotRef
 from foundation.job import job_parser, run_job, say
 from foundation.session import build_session
 from foundation.settings import UserError, load_settings
-from hinet_model.config import RunSettings
 from hinet_model.lifecycle.evaluation import to_results
 from hinet_model.models.build import build_model, num_parameters
 from hinet_model.models.features import build_layout
 from hinet_model.objective.metrics import CellMetrics
 from hinet_model.report.progress import ProgressDisplay
 from hinet_model.report.tables import cells_table
+from hinet_model.settings import RunSettings
 from hinet_model.tracking import versions
 from hinet_model.tracking.lineage import Lineage
 from hinet_model.tracking.tracker import Tracker

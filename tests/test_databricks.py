@@ -16,7 +16,7 @@ from job_files import ROOT, parser_of
 
 from feature_eng.contract import load_contract
 from foundation.settings import UserError, load_settings
-from hinet_model.config import RunSettings
+from hinet_model.settings import RunSettings
 
 RESOURCES = ROOT / "resources"
 

@@ -15,7 +15,7 @@ from job_files import JOBS, ROOT, commands_in, parser_of
 from feature_eng.contract import to_contract
 from foundation.session import DELTA_PACKAGE
 from foundation.settings import load_settings
-from hinet_model.config import RunSettings
+from hinet_model.settings import RunSettings
 
 # Folders of a checkout that hold no source: what .gitignore names, and version control itself.
 _IGNORED = {"__pycache__", "local", "spark-warehouse", "metastore_db", "mlruns", "shared"}

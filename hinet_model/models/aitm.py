@@ -11,19 +11,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import Layers, StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class AITMSettings(ModelSettings):
+    """Keys of AITM."""
+
+    name: Literal["aitm"] = "aitm"
 
 
 class AITM(nn.Module):
@@ -109,7 +116,7 @@ class AITM(nn.Module):
         return attended
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: AITMSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = AITM(
         embedding.out_dim,
         layout.num_scenarios,
@@ -123,7 +130,7 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
 
 
 MODEL = ModelKind(
+    AITMSettings,
     _build,
-    keys=frozenset({"expert_dims", "tower_dims", "expert_dropout", "tower_dropout"}),
     exempt={"gates": "attention over two inputs takes the place of gates"},
 )

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-import hinet_model.models as package
 from foundation.settings import ConfigError
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import BatchLayout
+from hinet_model.models import registry
 from hinet_model.models.counts import unknown_name
 from hinet_model.models.ctcvr import CtcvrProduct
 from hinet_model.models.features import build_embedding
-from hinet_model.models.matching import matching_widths
-from hinet_model.models.model import ModelKind, ScenarioModel
+from hinet_model.models.matching import matching_widths, yardstick
+from hinet_model.models.model import ScenarioModel
 from hinet_model.models.separate import SeparateModels
+from hinet_model.models.settings import ModelSettings, network_keys
 from hinet_model.nn.row_shard import WHOLE, RowShard
-
-COMMON_KEYS = frozenset(
-    {
-        "name",
-        "embedding_dim",
-        "embedding_dims",
-        "embedding_std",
-        "joint",
-        "match_parameters",
-        "ctcvr",
-        "ctr_task",
-        "ctcvr_task",
-        "normalisation",
-        "unknown_scenario",
-        "input_dropout",
-    }
-)
-"""Settings that hold for every model, whatever its file says."""
-
-
-def _declared() -> Iterator[tuple[str, ModelKind]]:
-    for module in pkgutil.iter_modules(package.__path__):
-        kind = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "MODEL", None)
-        if kind is not None:
-            yield module.name, kind
-
-
-REGISTRY: dict[str, ModelKind] = dict(_declared())
-"""Models by name: every file of this package that declares a ``MODEL``."""
 
 
 def build_model(
@@ -67,12 +36,9 @@ def build_model(
         shard: Rows of the embedding table that this worker holds; their weights are those of the whole table.
 
     Raises:
-        ConfigError: An unknown model, keys that it does not read, or names and counts that do not fit the
-            data's scenarios and tasks.
+        ConfigError: Names and counts that do not fit the data's scenarios and tasks.
     """
-    if settings.name not in REGISTRY:
-        raise ConfigError([unknown_name("model.name", settings.name, list(REGISTRY))])
-    check_settings(settings, layout)
+    _check_names(settings, layout)
     if settings.match_parameters is not None:
         settings = _matched(settings, layout)
     model = _assembled(settings, layout, shard)
@@ -90,26 +56,17 @@ def num_dense_parameters(model: ScenarioModel) -> int:
     return sum(parameter.numel() for parameter in model.dense_parameters())
 
 
-def check_settings(settings: ModelSettings, layout: BatchLayout) -> None:
-    """Refuse keys that the model does not read, and names that the data do not have.
+def _check_names(settings: ModelSettings, layout: BatchLayout) -> None:
+    """Refuse names that the data do not have.
 
     Raises:
         ConfigError: All faults at once.
     """
-    read = COMMON_KEYS | REGISTRY[settings.name].keys
-    if settings.match_parameters is not None:
-        read |= REGISTRY[settings.match_parameters].keys
-    faults = [
-        f"model.{key}: not read by model '{settings.name}'; expected one of its own keys: "
-        f"{', '.join(sorted(REGISTRY[settings.name].keys))}"
-        for key, given in ModelSettings.model_fields.items()
-        if key not in read and getattr(settings, key) != given.get_default()
-    ]
+    faults = _ctcvr_faults(settings, layout.task_names)
     if settings.unknown_scenario is not None and settings.unknown_scenario not in layout.scenario_names:
         faults.append(
             unknown_name("model.unknown_scenario", settings.unknown_scenario, layout.scenario_names)
         )
-    faults += _ctcvr_faults(settings, layout.task_names)
     if faults:
         raise ConfigError(faults)
 
@@ -129,7 +86,7 @@ def _ctcvr_faults(settings: ModelSettings, tasks: Sequence[str]) -> list[str]:
 
 def _assembled(settings: ModelSettings, layout: BatchLayout, shard: RowShard = WHOLE) -> ScenarioModel:
     """The model and what stands around it, its weights not yet drawn."""
-    kind = REGISTRY[settings.name]
+    kind = registry.REGISTRY[settings.name]
     # Built in any case: it alone sees, and refuses, counts that do not fit the data's names.
     model = kind.build(settings, layout, build_embedding(settings, layout, shard=shard))
     if settings.joint is not True:
@@ -167,15 +124,14 @@ def _restricted(settings: ModelSettings, part: BatchLayout) -> ModelSettings:
             return value
         return {name: kept(count) for name, count in value.items() if name in names}
 
-    counts = ("sub_experts", "shared_experts", "specific_experts")
-    return settings.model_copy(update={key: kept(getattr(settings, key)) for key in counts})
+    keys = network_keys(type(settings))
+    return settings.model_copy(update={key: kept(getattr(settings, key)) for key in keys})
 
 
 def _matched(settings: ModelSettings, layout: BatchLayout) -> ModelSettings:
-    """The settings with ``expert_dims`` at which the model is as large as the HiNet of the same section."""
+    """The settings with ``expert_dims`` at which the model is as large as its yardstick."""
     small = replace(layout, num_embeddings=0)
-    target = settings.model_copy(update={"name": settings.match_parameters, "joint": True, "ctcvr": "direct"})
-    wanted = num_dense_parameters(_assembled(target, small))
+    wanted = num_dense_parameters(_assembled(yardstick(settings), small))
 
     def count(widths: list[int]) -> int:
         return num_dense_parameters(_assembled(settings.model_copy(update={"expert_dims": widths}), small))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.tower_group import TowerGroup
@@ -24,6 +25,12 @@ from hinet_model.nn.tower_group import TowerGroup
 _OWN = 0.9
 """What a task's network starts with of its own layer; the rest is spread over the others'."""
 _SPREAD = 0.01
+
+
+class CrossStitchSettings(ModelSettings):
+    """Keys of CrossStitch."""
+
+    name: Literal["cross_stitch"] = "cross_stitch"
 
 
 class CrossStitch(nn.Module):
@@ -84,7 +91,7 @@ class CrossStitch(nn.Module):
         return self.towers.route(hidden, batch.scenario_counts)
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: CrossStitchSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = CrossStitch(
         embedding.out_dim,
         layout.num_scenarios,
@@ -98,7 +105,7 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
 
 
 MODEL = ModelKind(
+    CrossStitchSettings,
     _build,
-    keys=frozenset({"expert_dims", "tower_dims", "expert_dropout", "tower_dropout"}),
     exempt={"gates": "stitches are weights, not gates"},
 )

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foundation.settings import ConfigError
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import BatchLayout
 from hinet_model.models.counts import unknown_name
 from hinet_model.models.embedded import EmbeddedModel, Network
+from hinet_model.models.settings import OuterSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
 from hinet_model.nn.row_shard import WHOLE, RowShard
@@ -19,7 +19,7 @@ LEAST_ROW_DIM = 4
 """Narrowest row of a table of mixed widths: a value of width 16 is then four look-ups."""
 
 
-def build_layout(settings: ModelSettings, schema: Mapping[str, Any]) -> BatchLayout:
+def build_layout(settings: OuterSettings, schema: Mapping[str, Any]) -> BatchLayout:
     """Lay out an encoder's fields for a model, with the widths that its settings give them.
 
     Args:
@@ -65,12 +65,12 @@ def build_layout(settings: ModelSettings, schema: Mapping[str, Any]) -> BatchLay
     return BatchLayout.from_schema(schema, widths)
 
 
-def _width(settings: ModelSettings, owner: str) -> int:
+def _width(settings: OuterSettings, owner: str) -> int:
     """Width of a feature that has rows of its own."""
     return settings.embedding_dims.get(owner, settings.embedding_dim)
 
 
-def _row_dim(settings: ModelSettings, layout: BatchLayout) -> int:
+def _row_dim(settings: OuterSettings, layout: BatchLayout) -> int:
     """Width of a row of the table.
 
     Raises:
@@ -84,7 +84,7 @@ def _row_dim(settings: ModelSettings, layout: BatchLayout) -> int:
 
 
 def build_embedding(
-    settings: ModelSettings, layout: BatchLayout, times: int = 1, shard: RowShard = WHOLE
+    settings: OuterSettings, layout: BatchLayout, times: int = 1, shard: RowShard = WHOLE
 ) -> FusedEmbedding:
     """The fused embedding of a layout's fields.
 
@@ -130,7 +130,7 @@ def columns_of(
     return tuple(column for name in names for column in places[name])
 
 
-def build_norm(settings: ModelSettings, layout: BatchLayout, dim: int) -> RowNorm | ScenarioNorm | None:
+def build_norm(settings: OuterSettings, layout: BatchLayout, dim: int) -> RowNorm | ScenarioNorm | None:
     """The configured normalisation of ``dim`` features, if any."""
     if settings.normalisation == "layer":
         return RowNorm(dim)
@@ -140,7 +140,7 @@ def build_norm(settings: ModelSettings, layout: BatchLayout, dim: int) -> RowNor
 
 
 def embedded(
-    settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding, network: Network
+    settings: OuterSettings, layout: BatchLayout, embedding: FusedEmbedding, network: Network
 ) -> EmbeddedModel:
     """A network on the configured features."""
     norm = build_norm(settings, layout, embedding.out_dim)

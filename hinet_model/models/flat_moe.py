@@ -10,20 +10,29 @@ Source: Adaptive Mixtures of Local Experts (Neural Computation 1991), as a layer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import Count, ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class FlatMoESettings(ModelSettings):
+    """Keys of FlatMoE."""
+
+    name: Literal["flat_moe"] = "flat_moe"
+    experts: Count = 4
+    """Experts that everybody shares."""
 
 
 class FlatMoE(nn.Module):
@@ -80,7 +89,7 @@ class FlatMoE(nn.Module):
         return self.towers.route(extract_1BH.expand(self.num_tasks, -1, -1), batch.scenario_counts)
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: FlatMoESettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = FlatMoE(
         embedding.out_dim,
         layout.num_scenarios,
@@ -94,6 +103,4 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
     return embedded(settings, layout, embedding, network)
 
 
-MODEL = ModelKind(
-    _build, keys=frozenset({"experts", "expert_dims", "tower_dims", "expert_dropout", "tower_dropout"})
-)
+MODEL = ModelKind(FlatMoESettings, _build)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.settings import ConfigError
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.counts import counts_of, specific_of
 from hinet_model.models.features import build_norm, columns_of
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import Count, ModelSettings, Rate, Widths
 from hinet_model.nn.dropout import dropout_
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.expert_group import ScenarioExtractors
@@ -25,6 +27,39 @@ from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
 from hinet_model.nn.routing import check_counts
 from hinet_model.nn.scenario_attention import ScenarioAttention
 from hinet_model.nn.task_layer import TaskLayer
+
+
+class HiNetSettings(ModelSettings):
+    """Keys of HiNet."""
+
+    name: Literal["hinet"] = "hinet"
+    sub_experts: Count | dict[str, Count] = 4
+    """Sub-experts K of each extractor: one count, or one for `shared` and one per scenario."""
+    sub_expert_dims: Widths = Field(default=[128, 64])
+    """Widths of a sub-expert's layers, each followed by ReLU."""
+    dropout: Rate = 0.0
+    """Dropout after every layer of the sub-experts."""
+    shared_experts: Count | dict[str, Count] = 2
+    """Experts of the task layer that a scenario's tasks share: one count, or one per scenario."""
+    specific_experts: Count | dict[str, Count | dict[str, Count]] = 2
+    """Experts of the task layer that one (scenario, task) pair owns: one count, or one per task, or those per
+    scenario."""
+    scenario_embedding_dim: Count = 64
+    """Width of `Emb(s_i)`, which feeds the scenario attention and nothing else."""
+    gates: bool = True
+    """false: the outputs of (sub-)experts are averaged (ablation without gates)."""
+    hierarchy: bool = True
+    """false: no scenario layer, the task layer reads the features (ablation)."""
+    scenario_attention: Literal["full", "top_k", "none"] = "full"
+    """none: no attention over the other scenarios, `C = [G, S]` (ablation); top_k: over the `top_k` others
+    that matter most, whose extractors alone are computed for a row."""
+    top_k: Count = 4
+    """Others that a scenario listens to under `scenario_attention: top_k`; at least all others: full."""
+    scenario_attention_input: Literal["indicator", "features"] = "indicator"
+    """What the attention reads: the indicator makes its weights one table per model; features adds
+    `scenario_features`, and every row has weights of its own (not with top_k)."""
+    scenario_features: list[str] = Field(default=[])
+    """Features of the contract that `scenario_attention_input: features` adds to the indicator."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +200,7 @@ class HiNet(nn.Module):
         return logits.to(dtype)
 
 
-def hinet_sizes(settings: ModelSettings, scenarios: Sequence[str], tasks: Sequence[str]) -> HiNetSizes:
+def hinet_sizes(settings: HiNetSettings, scenarios: Sequence[str], tasks: Sequence[str]) -> HiNetSizes:
     """Translate counts per name into counts per position.
 
     Raises:
@@ -203,33 +238,11 @@ def hinet_sizes(settings: ModelSettings, scenarios: Sequence[str], tasks: Sequen
     )
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> HiNet:
+def _build(settings: HiNetSettings, layout: BatchLayout, embedding: FusedEmbedding) -> HiNet:
     sizes = hinet_sizes(settings, layout.scenario_names, layout.task_names)
     columns = columns_of("model.scenario_features", settings.scenario_features, layout, embedding)
     norm = build_norm(settings, layout, embedding.out_dim)
     return HiNet(embedding, replace(sizes, attention_columns=columns), norm)
 
 
-MODEL = ModelKind(
-    _build,
-    keys=frozenset(
-        {
-            "sub_experts",
-            "sub_expert_dims",
-            "shared_experts",
-            "specific_experts",
-            "expert_dims",
-            "tower_dims",
-            "scenario_embedding_dim",
-            "gates",
-            "hierarchy",
-            "scenario_attention",
-            "top_k",
-            "scenario_attention_input",
-            "scenario_features",
-            "dropout",
-            "expert_dropout",
-            "tower_dropout",
-        }
-    ),
-)
+MODEL = ModelKind(HiNetSettings, _build)

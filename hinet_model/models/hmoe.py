@@ -9,21 +9,30 @@ Source: Improving Multi-Scenario Learning to Rank in E-commerce by Exploiting Ta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import Count, ModelSettings
 from hinet_model.nn import stop_gradient as stops
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class HMoESettings(ModelSettings):
+    """Keys of HMoE."""
+
+    name: Literal["hmoe"] = "hmoe"
+    experts: Count = 4
+    """Experts that everybody shares."""
 
 
 class HMoE(nn.Module):
@@ -96,7 +105,7 @@ class HMoE(nn.Module):
         return torch.cat(logits)
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: HMoESettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = HMoE(
         embedding.out_dim,
         layout.num_scenarios,
@@ -111,7 +120,7 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
 
 
 MODEL = ModelKind(
+    HMoESettings,
     _build,
-    keys=frozenset({"experts", "expert_dims", "tower_dims", "expert_dropout", "tower_dropout"}),
     exempt={"finite_differences": "other scenarios' scores pass no gradient on"},
 )

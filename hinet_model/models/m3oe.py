@@ -10,20 +10,29 @@ sigmoids of learned numbers; where there are no others ``b`` is 1 and not learne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import Count, ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class M3oESettings(ModelSettings):
+    """Keys of M3oE."""
+
+    name: Literal["m3oe"] = "m3oe"
+    experts: Count = 4
+    """Experts that everybody shares."""
 
 
 class M3oE(nn.Module):
@@ -134,7 +143,7 @@ def _shares(count: int, own: Tensor | None, like: Tensor) -> Tensor:
     return share * eye + (1 - share) / (count - 1) * (1 - eye)
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: M3oESettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = M3oE(
         embedding.out_dim,
         layout.num_scenarios,
@@ -148,6 +157,4 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
     return embedded(settings, layout, embedding, network)
 
 
-MODEL = ModelKind(
-    _build, keys=frozenset({"experts", "expert_dims", "tower_dims", "expert_dropout", "tower_dropout"})
-)
+MODEL = ModelKind(M3oESettings, _build)

@@ -4,10 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from foundation.settings import ConfigError
+from foundation.settings import ConfigError, Settings, validate
+from hinet_model.models.hinet import HiNetSettings
+from hinet_model.models.settings import ModelSettings
 
 TOLERANCE = 0.02
 _LARGEST = 64.0
+
+_OWN_AFFAIR = {"name", "joint", "match_parameters", "ctcvr", "ctr_task", "ctcvr_task", "unknown_scenario"}
+"""Keys of a model that say nothing of the size of a HiNet beside it."""
+
+
+class _Yardstick(Settings):
+    match_parameters: HiNetSettings
+
+
+def yardstick(settings: ModelSettings) -> HiNetSettings:
+    """The HiNet that a model is made as large as, by its `match_parameters`.
+
+    What that does not say is as in the model's own section, where it has the key and sets it to something else than
+    the model's default; else it is HiNet's default.
+
+    Raises:
+        ConfigError: `match_parameters` says what HiNet does not know.
+    """
+    shared = {
+        key: getattr(settings, key)
+        for key, field in type(settings).model_fields.items()
+        if key in HiNetSettings.model_fields
+        and key not in _OWN_AFFAIR
+        and getattr(settings, key) != field.get_default()
+    }
+    given = settings.match_parameters if isinstance(settings.match_parameters, dict) else {}
+    section = {"match_parameters": {**shared, **given}}
+    return validate(_Yardstick, section, "match_parameters").match_parameters
 
 
 def matching_widths(widths: Sequence[int], wanted: int, count: Callable[[list[int]], int]) -> list[int]:

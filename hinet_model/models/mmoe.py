@@ -8,20 +8,29 @@ joint model each (scenario, task) pair is one of its tasks ``k``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import Count, ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class MMoESettings(ModelSettings):
+    """Keys of MMoE."""
+
+    name: Literal["mmoe"] = "mmoe"
+    experts: Count = 4
+    """Experts that everybody shares."""
 
 
 class MMoE(nn.Module):
@@ -75,7 +84,7 @@ class MMoE(nn.Module):
         return torch.cat(logits)
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: MMoESettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = MMoE(
         embedding.out_dim,
         layout.num_scenarios,
@@ -89,6 +98,4 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
     return embedded(settings, layout, embedding, network)
 
 
-MODEL = ModelKind(
-    _build, keys=frozenset({"experts", "expert_dims", "tower_dims", "expert_dropout", "tower_dropout"})
-)
+MODEL = ModelKind(MMoESettings, _build)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
+from hinet_model.models.settings import ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 
 
@@ -84,13 +84,13 @@ class ModelKind:
     """A model as its file declares it, in a constant named ``MODEL``.
 
     Args:
-        build: Makes the model, its initial weights not yet drawn, for a layout's scenarios and tasks, on the
-            features of an embedding. Counts that do not fit are a `foundation.settings.ConfigError`.
-        keys: Keys of `ModelSettings` that it reads, beyond those that hold for every model.
+        settings: Its keys, and their defaults; ``name`` is that of the file.
+        build: Makes the model of such settings, its initial weights not yet drawn, for a layout's scenarios and
+            tasks, on the features of an embedding. Counts that do not fit are a `foundation.settings.ConfigError`.
         exempt: Properties of the conformance suite that it rightly does not have, each with the reason. The
             suite tests that the exemption is needed.
     """
 
-    build: Callable[[ModelSettings, BatchLayout, FusedEmbedding], ScenarioModel]
-    keys: frozenset[str]
+    settings: type[ModelSettings]
+    build: Callable[[Any, BatchLayout, FusedEmbedding], ScenarioModel]
     exempt: Mapping[str, str] = field(default_factory=dict)

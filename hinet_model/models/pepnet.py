@@ -11,19 +11,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import columns_of, embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import Count, ModelSettings
 from hinet_model.nn import stop_gradient as stops
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class PEPNetSettings(ModelSettings):
+    """Keys of PEPNet."""
+
+    name: Literal["pepnet"] = "pepnet"
+    scenario_embedding_dim: Count = 64
+    """Width of the indicator's embedding, which all gates read."""
+    gate_dim: Count = 32
+    """Hidden width of the gates."""
+    prior_features: list[str] = Field(default=[])
+    """Features of the contract, ids of user and item say, that the gates of layers read as their prior."""
 
 
 class PEPNet(nn.Module):
@@ -103,7 +117,7 @@ class PEPNet(nn.Module):
         return self.towers.route(hidden, batch.scenario_counts)
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: PEPNetSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = PEPNet(
         embedding.out_dim,
         layout.num_scenarios,
@@ -120,18 +134,8 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
 
 
 MODEL = ModelKind(
+    PEPNetSettings,
     _build,
-    keys=frozenset(
-        {
-            "expert_dims",
-            "tower_dims",
-            "scenario_embedding_dim",
-            "gate_dim",
-            "prior_features",
-            "expert_dropout",
-            "tower_dropout",
-        }
-    ),
     exempt={
         "gates": "its gates scale, they do not choose",
         "finite_differences": "gates pass no gradient on to the features they read",

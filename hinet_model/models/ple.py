@@ -8,23 +8,35 @@ shared ones to ``g_s(j-1)``; the shared gate reads ``g_s(j-1)`` and weighs the e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from foundation.settings import ConfigError
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.counts import one_count, specific_of
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import Count, ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import Layers, StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class PLESettings(ModelSettings):
+    """Keys of PLE."""
+
+    name: Literal["ple"] = "ple"
+    levels: Count = 2
+    """Levels of customised gate control that are stacked."""
+    shared_experts: Count | dict[str, Count] = 2
+    """Experts of a level that everybody shares: one count."""
+    specific_experts: Count | dict[str, Count | dict[str, Count]] = 2
+    """Experts of a level that one (scenario, task) pair owns: one count, or one per task, or those per scenario."""
 
 
 class LevelParts(NamedTuple):
@@ -177,7 +189,7 @@ class PLE(nn.Module):
         return torch.cat(logits)
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: PLESettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     faults: list[str] = []
     shared = one_count("model.shared_experts", settings.shared_experts, faults)
     specific = specific_of(
@@ -199,17 +211,7 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
 
 
 MODEL = ModelKind(
+    PLESettings,
     _build,
-    keys=frozenset(
-        {
-            "levels",
-            "shared_experts",
-            "specific_experts",
-            "expert_dims",
-            "tower_dims",
-            "expert_dropout",
-            "tower_dropout",
-        }
-    ),
     exempt={"counts_per_scenario": "its shared experts serve all scenarios"},
 )

@@ -7,18 +7,25 @@ paper (KDD 2018) with each (scenario, task) pair as one of its tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class SharedBottomSettings(ModelSettings):
+    """Keys of SharedBottom."""
+
+    name: Literal["shared_bottom"] = "shared_bottom"
 
 
 class SharedBottom(nn.Module):
@@ -62,7 +69,7 @@ class SharedBottom(nn.Module):
         return self.towers.route(extract_1BH.expand(self.num_tasks, -1, -1), batch.scenario_counts)
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: SharedBottomSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = SharedBottom(
         embedding.out_dim,
         layout.num_scenarios,
@@ -76,7 +83,7 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
 
 
 MODEL = ModelKind(
+    SharedBottomSettings,
     _build,
-    keys=frozenset({"expert_dims", "tower_dims", "expert_dropout", "tower_dropout"}),
     exempt={"gates": "no experts to choose among"},
 )

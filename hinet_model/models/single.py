@@ -7,19 +7,26 @@ per_scenario` the tables are apart too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
+
+
+class SingleSettings(ModelSettings):
+    """Keys of Single."""
+
+    name: Literal["single"] = "single"
 
 
 class Single(nn.Module):
@@ -69,7 +76,7 @@ class Single(nn.Module):
         )
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: SingleSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = Single(
         embedding.out_dim,
         layout.num_scenarios,
@@ -83,7 +90,7 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
 
 
 MODEL = ModelKind(
+    SingleSettings,
     _build,
-    keys=frozenset({"expert_dims", "tower_dims", "expert_dropout", "tower_dropout"}),
     exempt={"gates": "no experts to choose among"},
 )

@@ -9,22 +9,33 @@ whose logit is added. The layers before the towers serve all tasks; towers, of s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.embedded import EmbeddedModel
+from hinet_model.models.features import embedded
 from hinet_model.models.model import ModelKind
+from hinet_model.models.settings import Count, ModelSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import Layers, StackedMLP
-from hinet_model.nn.normalisation import ScenarioNorm
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 _SPREAD = 0.1
 """How far the scenarios' weights may start from 1, with which the product is the centre's weight."""
+
+
+class StarSettings(ModelSettings):
+    """Keys of Star."""
+
+    name: Literal["star"] = "star"
+    normalisation: Literal["scenario"] = "scenario"
+    """By running statistics and with scales of the row's scenario: partitioned normalisation is part of STAR."""
+    scenario_embedding_dim: Count = 64
+    """Width of the indicator's embedding, which the auxiliary network reads."""
 
 
 class Star(nn.Module):
@@ -101,7 +112,7 @@ def _star(around: Layers, centre: Layers) -> Layers:
     ]
 
 
-def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _build(settings: StarSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
     network = Star(
         embedding.out_dim,
         layout.num_scenarios,
@@ -112,14 +123,14 @@ def _build(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbeddi
         settings.expert_dropout,
         settings.tower_dropout,
     )
-    norm = ScenarioNorm(layout.num_scenarios, embedding.out_dim)
-    return EmbeddedModel(embedding, network, layout.num_scenarios, settings.input_dropout, norm)
+    return embedded(settings, layout, embedding, network)
 
 
 MODEL = ModelKind(
+    StarSettings,
     _build,
-    keys=frozenset(
-        {"expert_dims", "tower_dims", "scenario_embedding_dim", "expert_dropout", "tower_dropout"}
-    ),
-    exempt={"gates": "no experts to choose among"},
+    exempt={
+        "gates": "no experts to choose among",
+        "normalisation": "partitioned normalisation is part of it",
+    },
 )

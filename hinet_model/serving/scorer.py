@@ -29,11 +29,12 @@ from torch import Tensor
 
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
-from foundation.settings import UserError, validate
-from hinet_model.config import ModelSettings
+from foundation.settings import UserError
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
+from hinet_model.models.registry import read_saved_settings, read_settings
+from hinet_model.models.settings import ModelSettings
 
 FORMAT = 1
 """Version of the folder's layout. Raise it when weights of old folders would mean something else."""
@@ -101,7 +102,7 @@ class Scorer:
                 f"{folder}: the encoder's digest is {state.digest[:12]}, the model was trained with "
                 f"{str(document['encoder_digest'])[:12]}"
             )
-        settings = validate(ModelSettings, document["model"], str(folder / MODEL_FILE))
+        settings = read_saved_settings(document["model"])
         model = build_model(settings, build_layout(settings, state.model_schema()), seed=0)
         try:
             weights = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True, mmap=True)
@@ -236,7 +237,7 @@ def save_model_folder(
     # Cloned: a view would drag its whole storage into the file.
     plain = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
     torch.save(plain, folder / WEIGHTS_FILE)
-    settings = validate(ModelSettings, model_config, "model")
+    settings = read_settings(model_config)
     model = build_model(settings, build_layout(settings, state.model_schema()), seed=0)
     model.load_state_dict(plain)
     scorer = Scorer(state, model, settings)

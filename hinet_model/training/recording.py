@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from feature_eng.encoder.state import EncoderState
-from hinet_model.config import RunSettings
 from hinet_model.objective.losses import loss_weights
 from hinet_model.objective.metrics import metric_name
 from hinet_model.report import figures
 from hinet_model.serving.scorer import save_model_folder
+from hinet_model.settings import RunSettings
 from hinet_model.tracking.tracker import Tracker
 from hinet_model.training import checkpoint
 from hinet_model.training.control.reports import Report

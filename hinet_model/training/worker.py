@@ -19,7 +19,6 @@ from typing import IO, Any
 import torch
 
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.config import RunSettings
 from hinet_model.data.batch import BatchLayout
 from hinet_model.data.loading import SnapshotReader
 from hinet_model.data.plan import EpochPlan, plan_epoch
@@ -31,6 +30,7 @@ from hinet_model.nn.row_shard import WHOLE, RowShard
 from hinet_model.objective.balance import build_balance, effective_weights
 from hinet_model.objective.losses import MultiTaskLoss, loss_weights
 from hinet_model.objective.metrics import evaluate_cells, mean_defined
+from hinet_model.settings import RunSettings
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
 from hinet_model.training.checkpoint import CheckpointError, Position

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hinet_model.config import ModelSettings
+from hinet_model.models.hinet import HiNetSettings
 
-SMALL = ModelSettings(
+SMALL = HiNetSettings(
     embedding_dim=4,
     embedding_std=1.0,
     sub_experts=3,

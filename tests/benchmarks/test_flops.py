@@ -12,8 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import flops
 from benchmarks.reference import PlainBatch, reference_loss
 from benchmarks.workload import build_ours, build_reference, make_batches, make_layout, sizes_of
-from hinet_model.config import ModelSettings
-from hinet_model.models.hinet import HiNetSizes
+from hinet_model.models.hinet import HiNetSettings, HiNetSizes
 from hinet_model.nn.native import library
 
 UNEQUAL = SMALL.model_copy(
@@ -53,7 +52,7 @@ def in_vain(sizes: HiNetSizes, in_dim: int, scenario_counts: Sequence[int]) -> i
 
 
 @pytest.mark.parametrize("settings", [SMALL, UNEQUAL, TOP_TWO], ids=["full", "unequal counts", "top two"])
-def test_a_step_of_ours(settings: ModelSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_ours(settings: HiNetSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     # The counter sees torch's own operations alone.
     monkeypatch.setattr(library, "available", lambda: False)
     model, sizes = build_ours(settings, LAYOUT), sizes_of(settings, LAYOUT)
@@ -66,7 +65,7 @@ def test_a_step_of_ours(settings: ModelSettings, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("settings", [SMALL, UNEQUAL], ids=["full", "unequal counts"])
-def test_a_step_of_the_reference(settings: ModelSettings) -> None:
+def test_a_step_of_the_reference(settings: HiNetSettings) -> None:
     ours, sizes = build_ours(settings, LAYOUT), sizes_of(settings, LAYOUT)
     reference = build_reference(ours, sizes, LAYOUT)
     (batch,) = make_batches(LAYOUT, rows=40, count=1, seed=0)

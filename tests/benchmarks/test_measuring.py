@@ -12,7 +12,7 @@ from benchmarks.goals import GOALS, goals_table, judge
 from benchmarks.machine import KEEP_MALLOC
 from benchmarks.pairing import Figure, interleave, ratios
 from benchmarks.workload import make_batches, make_layout
-from hinet_model.config import RunSettings
+from hinet_model.settings import RunSettings
 from hinet_model.training.control.launch import worker_environment
 from hinet_model.training.worker import TrainingJob
 

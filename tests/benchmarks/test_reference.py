@@ -10,7 +10,7 @@ from small_sizes import SMALL
 
 from benchmarks.reference import PlainBatch, ReferenceHiNet, reference_loss, weight_pairs
 from benchmarks.workload import build_ours, build_reference, make_batches, make_layout, sizes_of
-from hinet_model.config import ModelSettings
+from hinet_model.models.hinet import HiNetSettings
 from hinet_model.objective.losses import MultiTaskLoss
 
 UNEQUAL = SMALL.model_copy(
@@ -27,7 +27,7 @@ UNEQUAL = SMALL.model_copy(
     [(SMALL, 2), (SMALL, 4), (UNEQUAL, 3)],
     ids=["two", "four", "unequal counts"],
 )
-def test_logits_and_every_gradient_agree(settings: ModelSettings, num_scenarios: int) -> None:
+def test_logits_and_every_gradient_agree(settings: HiNetSettings, num_scenarios: int) -> None:
     layout = make_layout(num_scenarios, table_rows=30, num_fields=3)
     ours = build_ours(settings, layout)
     reference = build_reference(ours, sizes_of(settings, layout), layout)

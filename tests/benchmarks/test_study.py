@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import study as runner
 from benchmarks.questions import STUDIES, Study
-from hinet_model.models.build import REGISTRY
+from hinet_model.models.registry import REGISTRY
 
 TWO = Study(
     asks="which is better",

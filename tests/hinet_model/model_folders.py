@@ -11,12 +11,12 @@ from feature_eng.contract import to_contract
 from feature_eng.encoder.arrow import raw_columns
 from feature_eng.encoder.state import EncoderState, Hash, Lookup, Slots, Standardise
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import BatchLayout
 from hinet_model.models.build import build_model
+from hinet_model.models.hinet import HiNetSettings
 from hinet_model.serving.scorer import save_model_folder
 
-SETTINGS = ModelSettings(
+SETTINGS = HiNetSettings(
     embedding_dim=4,
     embedding_std=1.0,
     sub_experts=2,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foundation.settings import ConfigError, load_settings
-from hinet_model.config import RunSettings
+from hinet_model.settings import RunSettings
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "train").glob("*.yml"))
 

@@ -26,11 +26,11 @@ from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
 from feature_eng.snapshot import SnapshotRef
 from foundation.settings import UserError, load_settings
-from hinet_model.config import RunSettings
 from hinet_model.lifecycle import registry
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_layout
 from hinet_model.serving.scorer import save_model_folder
+from hinet_model.settings import RunSettings
 from hinet_model.tracking.lineage import Lineage
 from hinet_model.tracking.tracker import Tracker
 

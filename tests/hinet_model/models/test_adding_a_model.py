@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import test_conformance as suite
-import yaml
 
-from foundation.settings import validate
-from hinet_model.config import RunSettings
-from hinet_model.models import build
+from hinet_model.models import registry
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "adding_a_model.md").read_text(encoding="utf-8")
 
@@ -29,7 +28,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> str:
     module = ModuleType("hinet_model.models.wide_and_deep")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(block("python"), "adding_a_model.md", "exec"), module.__dict__)
-    monkeypatch.setitem(build.REGISTRY, "wide_and_deep", module.MODEL)
+    monkeypatch.setitem(registry.REGISTRY, "wide_and_deep", module.MODEL)
     return "wide_and_deep"
 
 
@@ -43,16 +42,44 @@ def test_the_example_passes_the_suite(example: str, monkeypatch: pytest.MonkeyPa
     suite.test_gates_listen_to_their_rows_and_their_weights_sum_to_one(example, *shape)
     suite.test_separate_models_are_as_right_as_a_joint_one(example, "per_scenario", *shape)
     suite.test_a_model_can_be_made_as_large_as_hinet(example)
-    suite.test_a_key_that_the_model_does_not_read_is_refused_by_name(example)
+    suite.test_a_key_that_the_model_does_not_know_is_refused_by_name(example)
     suite.test_initial_weights_follow_the_seed(example)
 
 
-def test_the_configuration_is_accepted() -> None:
-    settings = validate(RunSettings, yaml.safe_load(block("yaml")), "adding_a_model.md")
-    assert settings.model.name == "wide_and_deep"
+ELSEWHERE = """
+import sys
+import hinet_model.models as package
+
+package.__path__.append(sys.argv[1])
+from batches import make_layout
+from foundation.settings import load_settings
+from hinet_model.models.build import build_model
+from hinet_model.settings import RunSettings
+
+settings = load_settings(RunSettings, sys.argv[2])
+model = build_model(settings.model, make_layout(), seed=0)
+print(settings.model.perceptrons, type(model.network).__name__)
+"""
+"""A process that starts with the example's file beside the other models'."""
+
+
+def test_the_file_and_the_configuration_are_all_it_takes(tmp_path: Path) -> None:
+    (tmp_path / "wide_and_deep.py").write_text(block("python"), encoding="utf-8")
+    config = tmp_path / "run.yml"
+    config.write_text(block("yaml"), encoding="utf-8")
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path), str(config)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.split() == ["2", "WideAndDeep"]
 
 
 def test_the_guide_names_the_exemptions_that_models_declare() -> None:
-    declared = {part for kind in build.REGISTRY.values() for part in kind.exempt}
+    declared = {part for kind in registry.REGISTRY.values() for part in kind.exempt}
     assert declared
     assert all(f"`{part}`" in GUIDE for part in declared)

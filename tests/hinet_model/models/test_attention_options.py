@@ -11,9 +11,8 @@ from batches import make_batch, make_layout
 from torch import Tensor, nn
 
 from foundation.settings import ConfigError
-from hinet_model.config import ModelSettings
 from hinet_model.models.build import build_model
-from hinet_model.models.hinet import HiNet
+from hinet_model.models.hinet import HiNet, HiNetSettings
 from hinet_model.nn.native import library
 from hinet_model.nn.routed_experts import ExpertGroups
 
@@ -34,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("experts")
 
 
 def hinet(num_scenarios: int = 5, **changes: object) -> HiNet:
-    settings = ModelSettings.model_validate({**SIZES, **changes})
+    settings = HiNetSettings.model_validate({**SIZES, **changes})
     model = build_model(settings, make_layout(num_scenarios), seed=0)
     assert isinstance(model, HiNet)
     return model

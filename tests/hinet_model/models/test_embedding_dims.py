@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from foundation.settings import ConfigError
-from hinet_model.config import ModelSettings, OptimiserSettings
+from hinet_model.config import OptimiserSettings
 from hinet_model.data import batch as batch_module
 from hinet_model.data.batch import PADDING, BatchLayout
-from hinet_model.models.build import REGISTRY, build_model
+from hinet_model.models.build import build_model
 from hinet_model.models.features import build_embedding, build_layout, columns_of
+from hinet_model.models.hinet import HiNetSettings
+from hinet_model.models.registry import REGISTRY
 from hinet_model.nn import stop_gradient
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.serving.scorer import Scorer, save_model_folder
@@ -34,7 +36,7 @@ MIXED = {"item": 8, "city": 12}
 
 def laid_out(widths: Mapping[str, int], **changes: Any) -> tuple[BatchLayout, FusedEmbedding]:
     """Layout and embedding of settings that name some widths, rows drawn wide enough to tell apart."""
-    model = ModelSettings(**{"embedding_dim": 4, "embedding_std": 1.0, "embedding_dims": widths, **changes})
+    model = HiNetSettings(**{"embedding_dim": 4, "embedding_std": 1.0, "embedding_dims": widths, **changes})
     layout = build_layout(model, make_schema())
     embedding = build_embedding(model, layout)
     embedding.reset_parameters(torch.Generator().manual_seed(0))
@@ -78,7 +80,7 @@ def test_values_and_gradients_are_those_of_separate_tables(
     widths: dict[str, int], scenarios: list[int], seed: int
 ) -> None:
     layout = make_layout(widths=widths)
-    embedding = build_embedding(ModelSettings(embedding_std=1.0, embedding_dims=widths), layout).double()
+    embedding = build_embedding(HiNetSettings(embedding_std=1.0, embedding_dims=widths), layout).double()
     embedding.reset_parameters(torch.Generator().manual_seed(0))
     tables = separate_tables(layout, embedding)
     columns = make_columns(layout, scenarios, seed)
@@ -220,7 +222,7 @@ def test_a_saved_model_of_several_widths_scores_as_the_trained_one(tmp_path: Pat
 
 
 def test_faults_of_widths_are_all_told_by_name() -> None:
-    wrong = ModelSettings(embedding_dims={"citty": 8, "age": 8, "recent": 32, "genres": 17})
+    wrong = HiNetSettings(embedding_dims={"citty": 8, "age": 8, "recent": 32, "genres": 17})
     with pytest.raises(ConfigError) as error:
         build_layout(wrong, make_schema())
     assert error.value.faults == [
@@ -236,4 +238,4 @@ def test_faults_of_widths_are_all_told_by_name() -> None:
 
 def test_a_layout_of_other_widths_is_refused() -> None:
     with pytest.raises(ValueError, match="other embedding_dims"):
-        build_model(ModelSettings(embedding_dims=MIXED), make_layout(), seed=0)
+        build_model(HiNetSettings(embedding_dims=MIXED), make_layout(), seed=0)

@@ -19,7 +19,7 @@ from reference import gate, perceptron
 from torch import Tensor
 
 from foundation.settings import ConfigError
-from hinet_model.models.build import REGISTRY
+from hinet_model.models.registry import REGISTRY
 from hinet_model.nn.normalisation import ScenarioNorm
 
 ROWS = 12

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from reference import reference_logits
 
 from foundation.settings import ConfigError
-from hinet_model.config import ModelSettings
 from hinet_model.models.build import build_model
-from hinet_model.models.hinet import HiNet, HiNetSizes, hinet_sizes
+from hinet_model.models.hinet import HiNet, HiNetSettings, HiNetSizes, hinet_sizes
+from hinet_model.models.registry import read_settings
 
 counts = st.integers(1, 3)
 
 pytestmark = pytest.mark.usefixtures("experts")
 
 
-def small(**changes: object) -> ModelSettings:
+def small(**changes: object) -> HiNetSettings:
     sizes = {
         "embedding_dim": 4,
         "embedding_std": 0.5,
@@ -31,11 +31,11 @@ def small(**changes: object) -> ModelSettings:
         "tower_dims": [3],
         "scenario_embedding_dim": 4,
     }
-    return ModelSettings.model_validate({**sizes, **changes})
+    return HiNetSettings.model_validate({**sizes, **changes})
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[ModelSettings, int, int, list[int]]:
+def cases(draw: st.DrawFn) -> tuple[HiNetSettings, int, int, list[int]]:
     num_scenarios, num_tasks = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     scenarios = [f"s{i}" for i in range(num_scenarios)]
     tasks = [f"t{j}" for j in range(num_tasks)]
@@ -60,7 +60,7 @@ def cases(draw: st.DrawFn) -> tuple[ModelSettings, int, int, list[int]]:
 @given(cases())
 @settings(max_examples=60, deadline=None)
 def test_answers_and_gradients_equal_those_of_loops_over_rows_and_experts(
-    case: tuple[ModelSettings, int, int, list[int]],
+    case: tuple[HiNetSettings, int, int, list[int]],
 ) -> None:
     model_settings, num_scenarios, num_tasks, rows = case
     layout = make_layout(num_scenarios, num_tasks)
@@ -183,7 +183,7 @@ def test_counts_may_be_given_per_name_and_every_fault_is_named_at_once() -> None
 
 def test_an_unknown_model_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean 'hinet'"):
-        build_model(small(name="hinnet"), make_layout(), seed=0)
+        read_settings({"name": "hinnet"})
 
 
 def test_the_model_is_a_plain_module_that_loads_its_own_state() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import test_conformance as suite
@@ -18,10 +18,9 @@ from batches import make_batch, make_layout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hinet_model.config import ModelSettings
 from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models import build, hinet
-from hinet_model.models.hinet import HiNet
+from hinet_model.models import hinet, registry
+from hinet_model.models.hinet import HiNet, HiNetSettings
 from hinet_model.models.model import ModelKind
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
@@ -263,13 +262,17 @@ def finite_differences(name: str) -> None:
 def plant(patch: pytest.MonkeyPatch, fault: Callable[[HiNet], None]) -> None:
     """Register a HiNet with the fault as ``planted``."""
 
-    def broken(settings: ModelSettings, layout: BatchLayout, embedding: FusedEmbedding) -> HiNet:
+    class PlantedSettings(HiNetSettings):
+        name: Literal["planted"] = "planted"  # type: ignore[assignment]
+
+    def broken(settings: PlantedSettings, layout: BatchLayout, embedding: FusedEmbedding) -> HiNet:
         model = hinet.MODEL.build(settings, layout, embedding)
         assert isinstance(model, HiNet)
         fault(model)
         return model
 
-    patch.setitem(build.REGISTRY, "planted", ModelKind(broken, hinet.MODEL.keys, hinet.MODEL.exempt))
+    kind = ModelKind(PlantedSettings, broken, hinet.MODEL.exempt)
+    patch.setitem(registry.REGISTRY, "planted", kind)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from batches import make_batch, make_layout
 
-from hinet_model.config import ModelSettings
 from hinet_model.models.build import build_model
+from hinet_model.models.hinet import HiNetSettings
 from hinet_model.models.model import table_name
 from hinet_model.nn.row_shard import RowShard, draw_rows
 
@@ -52,7 +52,7 @@ def test_a_shard_is_drawn_in_blocks_as_in_one_call_for_the_whole_table(
 )
 def test_a_model_with_a_shard_starts_from_the_weights_of_the_whole_model(settings: dict[str, object]) -> None:
     layout = make_layout()
-    chosen = ModelSettings.model_validate(settings)
+    chosen = HiNetSettings.model_validate(settings)
     whole = build_model(chosen, layout, seed=3).state_dict()
     for place in range(3):
         model = build_model(chosen, layout, 3, RowShard(place, 3))
@@ -66,6 +66,6 @@ def test_a_model_with_a_shard_starts_from_the_weights_of_the_whole_model(setting
 @pytest.mark.parametrize("settings", [{}, {"joint": "per_task"}], ids=["joint", "separate"])
 def test_a_shard_is_never_looked_up_as_if_it_were_the_table(settings: dict[str, object]) -> None:
     layout = make_layout()
-    model = build_model(ModelSettings.model_validate(settings), layout, 0, RowShard(1, 2))
+    model = build_model(HiNetSettings.model_validate(settings), layout, 0, RowShard(1, 2))
     with pytest.raises(RuntimeError, match="shard 1 of 2"):
         model(make_batch(layout, [0, 1, 2]))

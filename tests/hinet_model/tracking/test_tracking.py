@@ -17,10 +17,11 @@ import yaml
 from model_folders import SNAPSHOT
 
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.config import MlflowSettings, RunSettings
+from hinet_model.config import MlflowSettings
 from hinet_model.lifecycle import registry
 from hinet_model.objective.metrics import metric_name
 from hinet_model.report import figures
+from hinet_model.settings import RunSettings
 from hinet_model.tracking.lineage import Lineage, git_state
 from hinet_model.tracking.tracker import BACKLOG_FILE, Tracker, TrackingError, flatten
 

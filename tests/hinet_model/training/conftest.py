@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_eng.snapshot import DataFile, SnapshotRef, schema_hash
-from hinet_model.config import ModelSettings, OptimiserSettings, RunSettings, TrainingSettings
+from hinet_model.config import OptimiserSettings, TrainingSettings
+from hinet_model.models.registry import read_settings
+from hinet_model.settings import RunSettings
 from hinet_model.training.worker import TrainingJob
 
 NUM_USERS, NUM_MOVIES = 200, 300
@@ -93,7 +95,7 @@ def small_job(small_snapshot: SnapshotRef, tmp_path: Path) -> Callable[..., Trai
         sizes = {"sub_experts": 2, "sub_expert_dims": [16, 8], "expert_dims": [8], "tower_dims": [4]}
         shape = {"epochs": 2, "batch_size": 256, "workers": 1, "threads_per_worker": 1, "window_rows": 128}
         settings = RunSettings(
-            model=ModelSettings(**{**sizes, "embedding_dim": 8, **(model or {})}),
+            model=read_settings({**sizes, "embedding_dim": 8, **(model or {})}),
             optimiser=OptimiserSettings(learning_rate=0.02),
             training=TrainingSettings(**{**shape, **training}),
         )

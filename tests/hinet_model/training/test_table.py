@@ -16,13 +16,15 @@ from torch import Tensor
 
 from feature_eng.snapshot import SnapshotRef
 from foundation.settings import ConfigError, validate
-from hinet_model.config import LossSettings, ModelSettings, OptimiserSettings, RunSettings, TrainingSettings
+from hinet_model.config import LossSettings, OptimiserSettings, TrainingSettings
 from hinet_model.data.batch import BatchLayout
 from hinet_model.models.build import build_model
 from hinet_model.models.model import table_name
+from hinet_model.models.registry import read_settings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.row_shard import WHOLE, RowShard
 from hinet_model.objective.balance import build_balance
+from hinet_model.settings import RunSettings
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import COLLECTIVE_PHASES, Progress
 from hinet_model.training.dist.dense_exchange import merge_rows
@@ -239,9 +241,7 @@ def test_two_workers_with_shards_are_two_with_replicas_to_the_bit(
 
     def settings(kind: str) -> RunSettings:
         return RunSettings(
-            model=ModelSettings.model_validate(
-                {"embedding_dim": 8, "expert_dims": [8], "tower_dims": [4], **model}
-            ),
+            model=read_settings({"embedding_dim": 8, "expert_dims": [8], "tower_dims": [4], **model}),
             loss=LossSettings.model_validate({"balance": balance, "task_weights": {"like": 0.5}}),
             optimiser=OptimiserSettings(learning_rate=0.01, table_weight_decay=0.1, schedule="cosine"),
             training=TrainingSettings.model_validate({"workers": 1, "log_every_steps": 100, "table": kind}),

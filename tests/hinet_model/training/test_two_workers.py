@@ -13,10 +13,12 @@ import torch
 from thread_world import in_threads
 
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.config import LossSettings, ModelSettings, OptimiserSettings, RunSettings, TrainingSettings
+from hinet_model.config import LossSettings, OptimiserSettings, TrainingSettings
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.build import build_model
+from hinet_model.models.registry import read_settings
 from hinet_model.objective.balance import build_balance
+from hinet_model.settings import RunSettings
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
@@ -82,7 +84,7 @@ def test_two_workers_have_the_weights_of_one(
     table = pq.read_table(small_snapshot.files_of("train")[0].path)
     columns = {name: table[name].to_numpy()[: STEPS * ROWS] for name in table.column_names}
     settings = RunSettings(
-        model=ModelSettings(name=model, embedding_dim=8, expert_dims=[8], tower_dims=[4]),
+        model=read_settings({"name": model, "embedding_dim": 8, "expert_dims": [8], "tower_dims": [4]}),
         loss=LossSettings.model_validate(
             {
                 "scheme": "sqrt",

@@ -17,8 +17,10 @@ from pyspark.sql import SparkSession
 
 from feature_eng.encoder.state import EncoderState
 from feature_eng.snapshot import SnapshotRef
-from hinet_model.config import ModelSettings, RunSettings, TrainingSettings
+from hinet_model.config import TrainingSettings
 from hinet_model.data.batch import Batch
+from hinet_model.models.hinet import HiNetSettings
+from hinet_model.settings import RunSettings
 from hinet_model.training import checkpoint, worker
 from hinet_model.training.control import launch
 from hinet_model.training.loop import Trainer
@@ -66,7 +68,7 @@ def outcome(spark: SparkSession, snapshot: SnapshotRef, folder: Path, workers: i
     state = EncoderState.load(snapshot.encoder_path)
     settings = RunSettings(
         # No dropout: its draws belong to a rank.
-        model=ModelSettings(
+        model=HiNetSettings(
             sub_experts=2, sub_expert_dims=[32, 16], expert_dims=[16], tower_dims=[8], dropout=0.0
         ),
         training=TrainingSettings(epochs=1, batch_size=1024, workers=workers, threads_per_worker=1),
