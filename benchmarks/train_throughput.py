@@ -37,9 +37,9 @@ from benchmarks.workload import (
     largest_difference,
     make_batches,
     make_layout,
-    num_parameters,
     sizes_of,
 )
+from hinet_model.models.build import num_parameters
 from hinet_model.models.hinet import HiNetSizes
 
 REFERENCE, OURS = "reference_fp32", {"full": GOAL_MODEL, "top4": TOP_FOUR}

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.reference import PlainBatch, ReferenceHiNet, copy_weights, reference_loss
 from hinet_model.config import TrainingSettings
@@ -162,7 +161,7 @@ class OwnSteps:
             settings.training, model, layout, loss, self.optimisers, None, world, ReportList(), Progress()
         )
         if compiled:
-            cast(nn.Module, model).compile()
+            model.compile()
         pinned = [batch.pin_memory() for batch in batches] if device == "cuda" else batches
         self._batches: Iterator[Batch] = itertools.cycle(pinned)
         self._batch_size = batches[0].num_rows
@@ -227,8 +226,3 @@ def synchronise(device: torch.device) -> None:
     """Return when the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Numbers that a model learns."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import embedded
+from hinet_model.data.batch import Batch
+from hinet_model.models.embedded import of_network
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import ModelSettings
-from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.block import Block
 from hinet_model.nn.mlp import Layers, StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
@@ -33,7 +32,7 @@ class AITMSettings(ModelSettings):
     name: Literal["aitm"] = "aitm"
 
 
-class AITM(nn.Module):
+class AITM(Block):
     """A network per task, and the transfers between them.
 
     Tasks are taken in the contract's order, which should be that of the funnel, the most frequent first. Networks
@@ -45,9 +44,9 @@ class AITM(nn.Module):
         in_dim: Width of the features.
         num_scenarios: Scenarios M.
         num_tasks: Tasks N.
-        dims: Widths of a task's network.
+        expert_dims: Widths of a task's network.
         tower_dims: Hidden widths of a tower.
-        dropout: Rate of dropout in the networks.
+        expert_dropout: Rate of dropout in the networks.
         tower_dropout: Rate of dropout in the towers.
 
     Shape:
@@ -59,15 +58,15 @@ class AITM(nn.Module):
         in_dim: int,
         num_scenarios: int,
         num_tasks: int,
-        dims: Sequence[int],
+        expert_dims: Sequence[int],
         tower_dims: Sequence[int],
-        dropout: float,
+        expert_dropout: float,
         tower_dropout: float,
     ) -> None:
         super().__init__()
         self.num_scenarios, self.num_tasks = num_scenarios, num_tasks
-        width = dims[-1]
-        self.networks = StackedMLP(num_tasks, in_dim, dims, dropout)
+        width = expert_dims[-1]
+        self.networks = StackedMLP(num_tasks, in_dim, expert_dims, expert_dropout)
         self.transfers: StackedMLP | None = None
         self.projections: StackedMLP | None = None
         if num_tasks > 1:
@@ -76,12 +75,6 @@ class AITM(nn.Module):
                 num_scenarios * (num_tasks - 1), width, [3 * width], 0.0, relu_last=False
             )
         self.towers = TowerGroup(num_scenarios, num_tasks, width, tower_dims, tower_dropout)
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
-        for part in (self.networks, self.transfers, self.projections, self.towers):
-            if part is not None:
-                part.reset_parameters(generator)
 
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         own_NBH = self.networks(x_BD)
@@ -116,21 +109,8 @@ class AITM(nn.Module):
         return attended
 
 
-def _build(settings: AITMSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
-    network = AITM(
-        embedding.out_dim,
-        layout.num_scenarios,
-        layout.num_tasks,
-        settings.expert_dims,
-        settings.tower_dims,
-        settings.expert_dropout,
-        settings.tower_dropout,
-    )
-    return embedded(settings, layout, embedding, network)
-
-
 MODEL = ModelKind(
     AITMSettings,
-    _build,
+    of_network(AITM),
     exempt={"gates": "attention over two inputs takes the place of gates"},
 )

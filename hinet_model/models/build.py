@@ -46,7 +46,7 @@ def build_model(
     return model
 
 
-def num_parameters(model: nn.Module | ScenarioModel) -> int:
+def num_parameters(model: nn.Module) -> int:
     """How many numbers a model learns, its embedding table included."""
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -13,12 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import embedded
+from hinet_model.data.batch import Batch
+from hinet_model.models.embedded import of_network
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import ModelSettings
-from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.block import Block
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.tower_group import TowerGroup
 
@@ -33,7 +32,7 @@ class CrossStitchSettings(ModelSettings):
     name: Literal["cross_stitch"] = "cross_stitch"
 
 
-class CrossStitch(nn.Module):
+class CrossStitch(Block):
     """Networks per task, stitched layer by layer.
 
     A layer has one mixing weight for every two tasks, as its equation reads; for convolutions the paper learns one
@@ -43,9 +42,9 @@ class CrossStitch(nn.Module):
         in_dim: Width of the features.
         num_scenarios: Scenarios M.
         num_tasks: Tasks N.
-        dims: Widths of a network's layers.
+        expert_dims: Widths of a network's layers.
         tower_dims: Hidden widths of a tower.
-        dropout: Rate of dropout in the networks.
+        expert_dropout: Rate of dropout in the networks.
         tower_dropout: Rate of dropout in the towers.
 
     Shape:
@@ -57,19 +56,19 @@ class CrossStitch(nn.Module):
         in_dim: int,
         num_scenarios: int,
         num_tasks: int,
-        dims: Sequence[int],
+        expert_dims: Sequence[int],
         tower_dims: Sequence[int],
-        dropout: float,
+        expert_dropout: float,
         tower_dropout: float,
     ) -> None:
         super().__init__()
         self.num_tasks = num_tasks
-        widths = [in_dim, *dims]
+        widths = [in_dim, *expert_dims]
         self.layers = nn.ModuleList(
-            StackedMLP(num_tasks, wide, [narrow], dropout) for wide, narrow in pairwise(widths)
+            StackedMLP(num_tasks, wide, [narrow], expert_dropout) for wide, narrow in pairwise(widths)
         )
-        self.stitches = nn.Parameter(torch.empty(num_scenarios, len(dims), num_tasks, num_tasks))
-        self.towers = TowerGroup(num_scenarios, num_tasks, dims[-1], tower_dims, tower_dropout)
+        self.stitches = nn.Parameter(torch.empty(num_scenarios, len(expert_dims), num_tasks, num_tasks))
+        self.towers = TowerGroup(num_scenarios, num_tasks, expert_dims[-1], tower_dims, tower_dropout)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all parameters anew; stitches near the identity."""
@@ -91,21 +90,8 @@ class CrossStitch(nn.Module):
         return self.towers.route(hidden, batch.scenario_counts)
 
 
-def _build(settings: CrossStitchSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
-    network = CrossStitch(
-        embedding.out_dim,
-        layout.num_scenarios,
-        layout.num_tasks,
-        settings.expert_dims,
-        settings.tower_dims,
-        settings.expert_dropout,
-        settings.tower_dropout,
-    )
-    return embedded(settings, layout, embedding, network)
-
-
 MODEL = ModelKind(
     CrossStitchSettings,
-    _build,
+    of_network(CrossStitch),
     exempt={"gates": "stitches are weights, not gates"},
 )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hinet_model.data.batch import Batch
 from hinet_model.models.model import ScenarioModel
 from hinet_model.nn.embedding import FusedEmbedding
 
 
-class CtcvrProduct(nn.Module):
+class CtcvrProduct(ScenarioModel):
     """A model whose answer to one task is conditional on another, multiplied out.
 
     The later task is trained over all impressions, on the product, as in ESMM: its own network learns the
@@ -35,24 +33,15 @@ class CtcvrProduct(nn.Module):
         self.ctr_task, self.ctcvr_task = ctr_task, ctcvr_task
 
     @property
-    def embedding(self) -> FusedEmbedding:
+    def embedding(self) -> FusedEmbedding:  # type: ignore[override]
         """The model's table."""
         return self.model.embedding
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew from ``generator`` alone."""
-        self.model.reset_parameters(generator)
-
-    def dense_parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter but the embedding table, in a fixed order."""
-        return self.model.dense_parameters()
 
     def scenario_attention(self) -> Tensor | None:
         """The model's attention table."""
         return self.model.scenario_attention()
 
     def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Score a batch; arguments and errors as the model's."""
         columns = list(self.model(batch, rows).unbind(dim=1))
         columns[self.ctcvr_task] = product_logit(columns[self.ctr_task], columns[self.ctcvr_task])
         return torch.stack(columns, dim=1)

@@ -1,4 +1,4 @@
-"""The features that a model reads, and the model that a network makes on them."""
+"""The features that a model reads: their layout, their embedding, their normalisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from foundation.settings import ConfigError
 from hinet_model.data.batch import BatchLayout
 from hinet_model.models.counts import unknown_name
-from hinet_model.models.embedded import EmbeddedModel, Network
 from hinet_model.models.settings import OuterSettings
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
@@ -137,11 +136,3 @@ def build_norm(settings: OuterSettings, layout: BatchLayout, dim: int) -> RowNor
     if settings.normalisation == "scenario":
         return ScenarioNorm(layout.num_scenarios, dim)
     return None
-
-
-def embedded(
-    settings: OuterSettings, layout: BatchLayout, embedding: FusedEmbedding, network: Network
-) -> EmbeddedModel:
-    """A network on the configured features."""
-    norm = build_norm(settings, layout, embedding.out_dim)
-    return EmbeddedModel(embedding, network, layout.num_scenarios, settings.input_dropout, norm)

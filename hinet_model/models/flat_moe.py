@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import embedded
+from hinet_model.data.batch import Batch
+from hinet_model.models.embedded import of_network
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import Count, ModelSettings
-from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.block import Block
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
@@ -35,7 +34,7 @@ class FlatMoESettings(ModelSettings):
     """Experts that everybody shares."""
 
 
-class FlatMoE(nn.Module):
+class FlatMoE(Block):
     """Shared experts, mixed once per row for all of its tasks.
 
     OMoE has one gate in all; here each scenario has one, since the features need not tell the scenario.
@@ -44,10 +43,10 @@ class FlatMoE(nn.Module):
         in_dim: Width of the features.
         num_scenarios: Scenarios M.
         num_tasks: Tasks N.
-        num_experts: Experts K.
-        dims: Widths of an expert's layers.
+        experts: Experts K.
+        expert_dims: Widths of an expert's layers.
         tower_dims: Hidden widths of a tower.
-        dropout: Rate of dropout in the experts.
+        expert_dropout: Rate of dropout in the experts.
         tower_dropout: Rate of dropout in the towers.
 
     Shape:
@@ -59,22 +58,17 @@ class FlatMoE(nn.Module):
         in_dim: int,
         num_scenarios: int,
         num_tasks: int,
-        num_experts: int,
-        dims: Sequence[int],
+        experts: int,
+        expert_dims: Sequence[int],
         tower_dims: Sequence[int],
-        dropout: float,
+        expert_dropout: float,
         tower_dropout: float,
     ) -> None:
         super().__init__()
         self.num_tasks = num_tasks
-        self.experts = StackedMLP(num_experts, in_dim, dims, dropout)
-        self.gates = SoftmaxGates(in_dim, [[[True] * num_experts]] * num_scenarios)
-        self.towers = TowerGroup(num_scenarios, num_tasks, dims[-1], tower_dims, tower_dropout)
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
-        for part in (self.experts, self.gates, self.towers):
-            part.reset_parameters(generator)
+        self.experts = StackedMLP(experts, in_dim, expert_dims, expert_dropout)
+        self.gates = SoftmaxGates(in_dim, [[[True] * experts]] * num_scenarios)
+        self.towers = TowerGroup(num_scenarios, num_tasks, expert_dims[-1], tower_dims, tower_dropout)
 
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         answer_BKH = self.experts(x_BD).transpose(0, 1)
@@ -89,18 +83,4 @@ class FlatMoE(nn.Module):
         return self.towers.route(extract_1BH.expand(self.num_tasks, -1, -1), batch.scenario_counts)
 
 
-def _build(settings: FlatMoESettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
-    network = FlatMoE(
-        embedding.out_dim,
-        layout.num_scenarios,
-        layout.num_tasks,
-        settings.experts,
-        settings.expert_dims,
-        settings.tower_dims,
-        settings.expert_dropout,
-        settings.tower_dropout,
-    )
-    return embedded(settings, layout, embedding, network)
-
-
-MODEL = ModelKind(FlatMoESettings, _build)
+MODEL = ModelKind(FlatMoESettings, of_network(FlatMoE))

@@ -6,25 +6,23 @@ Source: HiNet: Novel Multi-Scenario & Multi-Task Learning with Hierarchical Info
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation.settings import ConfigError
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.counts import counts_of, specific_of
+from hinet_model.models.embedded import EmbeddedModel
 from hinet_model.models.features import build_norm, columns_of
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import Count, ModelSettings, Rate, Widths
-from hinet_model.nn.dropout import dropout_
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.expert_group import ScenarioExtractors
 from hinet_model.nn.normalisation import RowNorm, ScenarioNorm
-from hinet_model.nn.routing import check_counts
 from hinet_model.nn.scenario_attention import ScenarioAttention
 from hinet_model.nn.task_layer import TaskLayer
 
@@ -103,7 +101,7 @@ class HiNetSizes:
     tower_dropout: float = 0.0
 
 
-class HiNet(nn.Module):
+class HiNet(EmbeddedModel):
     """HiNet for any number of scenarios and tasks.
 
     With one scenario there is no attention and ``C = concat[G, S]``; with two its table is fixed.
@@ -120,11 +118,7 @@ class HiNet(nn.Module):
     def __init__(
         self, embedding: FusedEmbedding, sizes: HiNetSizes, norm: RowNorm | ScenarioNorm | None = None
     ) -> None:
-        super().__init__()
-        self.num_scenarios = len(sizes.shared_experts)
-        self.input_dropout = sizes.input_dropout
-        self.embedding = embedding
-        self.norm = norm
+        super().__init__(embedding, len(sizes.shared_experts), sizes.input_dropout, norm)
         self.attention: ScenarioAttention | None = None
         self.extractors: ScenarioExtractors | None = None
         if sizes.hierarchy:
@@ -154,16 +148,6 @@ class HiNet(nn.Module):
             gates=sizes.gates,
         )
 
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew from ``generator`` alone."""
-        for part in (self.embedding, self.norm, self.attention, self.extractors, self.task_layer):
-            if part is not None:
-                part.reset_parameters(generator)
-
-    def dense_parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter but the embedding table, in a fixed order."""
-        return (parameter for parameter in self.parameters() if parameter is not self.embedding.weight)
-
     def scenario_attention(self) -> Tensor | None:
         """The attention table ``(M, M)``.
 
@@ -174,30 +158,16 @@ class HiNet(nn.Module):
         table: Tensor = self.attention()
         return table
 
-    def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Score a batch.
-
-        Args:
-            batch: Rows sorted by scenario.
-            rows: Embedding rows of ``batch.unique_ids``; looked up if not given.
-
-        Raises:
-            ValueError: The batch is not sorted for this model's scenarios.
-        """
-        check_counts(batch.scenario_counts, self.num_scenarios, batch.num_rows)
-        x_BD = self.embedding(batch, rows)
-        dtype = x_BD.dtype
-        if self.norm is not None:
-            x_BD = self.norm(x_BD, batch)
+    def logits(self, x_BD: Tensor, batch: Batch) -> Tensor:
         attention = None
         per_row = self.attention is not None and self.attention.varies
         if self.attention is not None:
             attention = self.attention.of_rows(x_BD, batch) if per_row else self.attention()
-        x_BD = dropout_(x_BD, self.input_dropout, self.training)
+        x_BD = self.dropped(x_BD)
         if self.extractors is not None:
             x_BD = self.extractors(x_BD, batch.scenario_index, batch.scenario_counts, attention, per_row)
         logits: Tensor = self.task_layer(x_BD, batch.scenario_counts)
-        return logits.to(dtype)
+        return logits
 
 
 def hinet_sizes(settings: HiNetSettings, scenarios: Sequence[str], tasks: Sequence[str]) -> HiNetSizes:

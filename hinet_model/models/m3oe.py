@@ -15,12 +15,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import embedded
+from hinet_model.data.batch import Batch
+from hinet_model.models.embedded import of_network
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import Count, ModelSettings
-from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.block import Block
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
@@ -35,7 +34,7 @@ class M3oESettings(ModelSettings):
     """Experts that everybody shares."""
 
 
-class M3oE(nn.Module):
+class M3oE(Block):
     """Three groups of experts and their fusion.
 
     Not as in the authors' code: the star-shaped layer is followed by ReLU itself, not by one more linear layer (with
@@ -47,10 +46,11 @@ class M3oE(nn.Module):
         in_dim: Width of the features.
         num_scenarios: Scenarios M.
         num_tasks: Tasks N.
-        num_experts: Shared experts K.
-        dims: Widths: of the star-shaped layer, then of an expert's layers (of the first again if it is the only one).
+        experts: Shared experts K.
+        expert_dims: Widths: of the star-shaped layer, then of an expert's layers (of the first again if it is the
+            only one).
         tower_dims: Hidden widths of a tower.
-        dropout: Rate of dropout in the experts.
+        expert_dropout: Rate of dropout in the experts.
         tower_dropout: Rate of dropout in the towers.
 
     Shape:
@@ -62,31 +62,30 @@ class M3oE(nn.Module):
         in_dim: int,
         num_scenarios: int,
         num_tasks: int,
-        num_experts: int,
-        dims: Sequence[int],
+        experts: int,
+        expert_dims: Sequence[int],
         tower_dims: Sequence[int],
-        dropout: float,
+        expert_dropout: float,
         tower_dropout: float,
     ) -> None:
         super().__init__()
         self.num_scenarios, self.num_tasks = num_scenarios, num_tasks
-        width, expert_dims = dims[0], list(dims[1:] or dims)
+        width, widths = expert_dims[0], list(expert_dims[1:] or expert_dims)
         self.centre = StackedMLP(1, in_dim, [width], 0.0, relu_last=False)
         self.around = StackedMLP(num_scenarios, in_dim, [width], 0.0, relu_last=False)
         self.skip = StackedMLP(1, in_dim, [width], 0.0)
-        self.counts = [num_experts, num_scenarios, num_tasks]
-        self.experts = StackedMLP(sum(self.counts), width, expert_dims, dropout)
-        self.gates = SoftmaxGates(width, [[[True] * num_experts] * num_tasks] * num_scenarios)
+        self.counts = [experts, num_scenarios, num_tasks]
+        self.experts = StackedMLP(sum(self.counts), width, widths, expert_dropout)
+        self.gates = SoftmaxGates(width, [[[True] * experts] * num_tasks] * num_scenarios)
         self.task_share = nn.Parameter(torch.empty(1))
         self.scenario_share = nn.Parameter(torch.empty(1))
         self.own_scenario = nn.Parameter(torch.empty(1)) if num_scenarios > 1 else None
         self.own_task = nn.Parameter(torch.empty(1)) if num_tasks > 1 else None
-        self.towers = TowerGroup(num_scenarios, num_tasks, expert_dims[-1], tower_dims, tower_dropout)
+        self.towers = TowerGroup(num_scenarios, num_tasks, widths[-1], tower_dims, tower_dropout)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all parameters anew; the scenarios' weights near 1, shares near a half."""
-        for part in (self.centre, self.around, self.skip, self.experts, self.gates, self.towers):
-            part.reset_parameters(generator)
+        super().reset_parameters(generator)
         with torch.no_grad():
             for weight in self.around.weights:
                 weight.uniform_(0.9, 1.1, generator=generator)
@@ -143,18 +142,4 @@ def _shares(count: int, own: Tensor | None, like: Tensor) -> Tensor:
     return share * eye + (1 - share) / (count - 1) * (1 - eye)
 
 
-def _build(settings: M3oESettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
-    network = M3oE(
-        embedding.out_dim,
-        layout.num_scenarios,
-        layout.num_tasks,
-        settings.experts,
-        settings.expert_dims,
-        settings.tower_dims,
-        settings.expert_dropout,
-        settings.tower_dropout,
-    )
-    return embedded(settings, layout, embedding, network)
-
-
-MODEL = ModelKind(M3oESettings, _build)
+MODEL = ModelKind(M3oESettings, of_network(M3oE))

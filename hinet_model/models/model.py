@@ -4,73 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.settings import ModelSettings
+from hinet_model.nn.block import Block
 from hinet_model.nn.embedding import FusedEmbedding
 
 
-class ScenarioModel(Protocol):
-    """A `torch.nn.Module` that scores every task for each row's own scenario."""
+class ScenarioModel(Block):
+    """A model that scores every task for each row's own scenario."""
 
-    @property
-    def embedding(self) -> FusedEmbedding:
-        """The fused table; its weight is trained by a table optimiser, apart from all other parameters."""
-        ...
+    embedding: FusedEmbedding
+    """The fused table; its weight is trained by a table optimiser, apart from all other parameters."""
 
-    def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Logits ``(B, N)``; ``rows (U, D)`` stands in for the table's rows of ``batch.unique_ids``."""
-        ...
+    def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        """Score a batch.
 
-    def train(self, mode: bool = True) -> Any:
-        """Switch dropout on, as `torch.nn.Module` does."""
-        ...
+        Args:
+            batch: Rows sorted by scenario.
+            rows: Embedding rows ``(U, D)`` of ``batch.unique_ids``; looked up if not given.
 
-    def eval(self) -> Any:
-        """Switch dropout off, as `torch.nn.Module` does."""
-        ...
+        Returns:
+            Logits ``(B, N)``.
 
-    def to(self, device: torch.device) -> Any:
-        """Move parameters and buffers, as `torch.nn.Module` does."""
-        ...
+        Raises:
+            ValueError: The batch is not sorted for this model's scenarios.
+        """
+        raise NotImplementedError
 
-    def modules(self) -> Iterator[nn.Module]:
-        """All parts, as `torch.nn.Module` has them."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters, as `torch.nn.Module` has them."""
-        ...
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All parameters by name, as `torch.nn.Module` has them."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Parameters and buffers, as `torch.nn.Module` has them."""
-        ...
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Take parameters and buffers, as `torch.nn.Module` does."""
-        ...
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew from ``generator`` alone."""
-        ...
+    def dense_parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter but the embedding table, in a fixed order."""
+        return (parameter for parameter in self.parameters() if parameter is not self.embedding.weight)
 
     def scenario_attention(self) -> Tensor | None:
         """The attention table ``(M, M)``; None where the model has none."""
-        ...
-
-    def dense_parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter but the embedding table."""
-        ...
+        return None
 
 
 def table_name(model: ScenarioModel) -> str:
@@ -86,7 +57,8 @@ class ModelKind:
     Args:
         settings: Its keys, and their defaults; ``name`` is that of the file.
         build: Makes the model of such settings, its initial weights not yet drawn, for a layout's scenarios and
-            tasks, on the features of an embedding. Counts that do not fit are a `foundation.settings.ConfigError`.
+            tasks, on the features of an embedding; for most models `hinet_model.models.embedded.of_network`. Counts
+            that do not fit are a `foundation.settings.ConfigError`.
         exempt: Properties of the conformance suite that it rightly does not have, each with the reason. The
             suite tests that the exemption is needed.
     """

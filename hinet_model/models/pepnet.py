@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import columns_of, embedded
+from hinet_model.models.embedded import of_network
+from hinet_model.models.features import columns_of
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import Count, ModelSettings
 from hinet_model.nn import stop_gradient as stops
+from hinet_model.nn.block import Block
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.tower_group import TowerGroup
@@ -40,7 +41,7 @@ class PEPNetSettings(ModelSettings):
     """Features of the contract, ids of user and item say, that the gates of layers read as their prior."""
 
 
-class PEPNet(nn.Module):
+class PEPNet(Block):
     """Gated features, a gated network per task, and a tower per scenario and task.
 
     The gates of layers read the indicator beside the prior, and alone where no prior is named. The networks serve
@@ -50,12 +51,12 @@ class PEPNet(nn.Module):
         in_dim: Width of the features.
         num_scenarios: Scenarios M.
         num_tasks: Tasks N.
-        dims: Widths of a task's network.
+        expert_dims: Widths of a task's network.
         tower_dims: Hidden widths of a tower.
         scenario_embedding_dim: Width of the indicator's embedding.
         gate_dim: Hidden width of the gates.
-        prior_columns: Places of the prior among the features.
-        dropout: Rate of dropout in the networks.
+        prior_features: Places of the prior among the features.
+        expert_dropout: Rate of dropout in the networks.
         tower_dropout: Rate of dropout in the towers.
 
     Shape:
@@ -67,31 +68,31 @@ class PEPNet(nn.Module):
         in_dim: int,
         num_scenarios: int,
         num_tasks: int,
-        dims: Sequence[int],
+        expert_dims: Sequence[int],
         tower_dims: Sequence[int],
         scenario_embedding_dim: int,
         gate_dim: int,
-        prior_columns: Sequence[int],
-        dropout: float,
+        prior_features: Sequence[int],
+        expert_dropout: float,
         tower_dropout: float,
     ) -> None:
         super().__init__()
         gate_in = scenario_embedding_dim + in_dim
-        widths = [in_dim, *dims]
-        self.dims = list(dims)
+        widths = [in_dim, *expert_dims]
+        self.dims = list(expert_dims)
         self.prior_columns: Tensor
         self.register_buffer(
-            "prior_columns", torch.tensor(prior_columns, dtype=torch.int64), persistent=False
+            "prior_columns", torch.tensor(prior_features, dtype=torch.int64), persistent=False
         )
         self.indicator = nn.Parameter(torch.empty(num_scenarios, scenario_embedding_dim))
         self.embedding_gate = StackedMLP(1, gate_in, [gate_dim, in_dim], 0.0, relu_last=False)
         self.layer_gates = StackedMLP(
-            num_tasks, gate_in + len(prior_columns), [gate_dim, sum(dims)], 0.0, relu_last=False
+            num_tasks, gate_in + len(prior_features), [gate_dim, sum(expert_dims)], 0.0, relu_last=False
         )
         self.layers = nn.ModuleList(
-            StackedMLP(num_tasks, wide, [narrow], dropout) for wide, narrow in pairwise(widths)
+            StackedMLP(num_tasks, wide, [narrow], expert_dropout) for wide, narrow in pairwise(widths)
         )
-        self.towers = TowerGroup(num_scenarios, num_tasks, dims[-1], tower_dims, tower_dropout)
+        self.towers = TowerGroup(num_scenarios, num_tasks, expert_dims[-1], tower_dims, tower_dropout)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all parameters anew."""
@@ -117,25 +118,13 @@ class PEPNet(nn.Module):
         return self.towers.route(hidden, batch.scenario_counts)
 
 
-def _build(settings: PEPNetSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
-    network = PEPNet(
-        embedding.out_dim,
-        layout.num_scenarios,
-        layout.num_tasks,
-        settings.expert_dims,
-        settings.tower_dims,
-        settings.scenario_embedding_dim,
-        settings.gate_dim,
-        columns_of("model.prior_features", settings.prior_features, layout, embedding),
-        settings.expert_dropout,
-        settings.tower_dropout,
-    )
-    return embedded(settings, layout, embedding, network)
+def _columns(settings: PEPNetSettings, layout: BatchLayout, embedding: FusedEmbedding) -> dict[str, Any]:
+    return {"prior_features": columns_of("model.prior_features", settings.prior_features, layout, embedding)}
 
 
 MODEL = ModelKind(
     PEPNetSettings,
-    _build,
+    of_network(PEPNet, _columns),
     exempt={
         "gates": "its gates scale, they do not choose",
         "finite_differences": "gates pass no gradient on to the features they read",

@@ -8,7 +8,7 @@ shared ones to ``g_s(j-1)``; the shared gate reads ``g_s(j-1)`` and weighs the e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from foundation.settings import ConfigError
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.models.counts import one_count, specific_of
-from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import embedded
+from hinet_model.models.embedded import of_network
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import Count, ModelSettings
+from hinet_model.nn.block import Block
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import Layers, StackedMLP
@@ -47,7 +47,7 @@ class LevelParts(NamedTuple):
     shared_gates: list[Tensor | None] | None
 
 
-class ControlLevel(nn.Module):
+class ControlLevel(Block):
     """One level: shared experts, specific ones per scenario and task, a gate per task and (but last) a shared one.
 
     Args:
@@ -91,12 +91,6 @@ class ControlLevel(nn.Module):
         if not last:
             self.shared_gates = SoftmaxGates(in_dim, [[[True] * (shared + sum(tasks))] for tasks in specific])
 
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
-        for part in (self.shared_experts, self.specific_experts, self.task_gates, self.shared_gates):
-            if part is not None:
-                part.reset_parameters(generator)
-
     def split(self) -> LevelParts:
         """The parameters scenario by scenario; the gates' tasks in order within each."""
         return LevelParts(
@@ -126,7 +120,7 @@ class ControlLevel(nn.Module):
         return torch.bmm(weight_nGE, answer_EnH.transpose(0, 1)).transpose(0, 1)
 
 
-class PLE(nn.Module):
+class PLE(Block):
     """Stacked levels and towers.
 
     Each (scenario, task) pair is one of the paper's tasks, but a row runs through the shared experts and those of
@@ -136,12 +130,14 @@ class PLE(nn.Module):
 
     Args:
         in_dim: Width of the features.
+        num_scenarios: Scenarios M.
+        num_tasks: Tasks N.
         levels: Levels, 1 at least (one level is CGC).
-        shared: Shared experts of a level.
-        specific: Specific experts of each scenario and task in a level.
-        dims: Widths of an expert's layers.
+        shared_experts: Shared experts of a level.
+        specific_experts: Specific experts of each scenario and task in a level.
+        expert_dims: Widths of an expert's layers.
         tower_dims: Hidden widths of a tower.
-        dropout: Rate of dropout in the experts.
+        expert_dropout: Rate of dropout in the experts.
         tower_dropout: Rate of dropout in the towers.
 
     Shape:
@@ -151,30 +147,26 @@ class PLE(nn.Module):
     def __init__(
         self,
         in_dim: int,
+        num_scenarios: int,
+        num_tasks: int,
         levels: int,
-        shared: int,
-        specific: Sequence[Sequence[int]],
-        dims: Sequence[int],
+        shared_experts: int,
+        specific_experts: Sequence[Sequence[int]],
+        expert_dims: Sequence[int],
         tower_dims: Sequence[int],
-        dropout: float,
+        expert_dropout: float,
         tower_dropout: float,
     ) -> None:
         super().__init__()
-        self.num_tasks = len(specific[0])
+        self.num_tasks = num_tasks
+        widths = [in_dim, *[expert_dims[-1]] * (levels - 1)]
         self.levels = nn.ModuleList(
             ControlLevel(
-                in_dim if level == 0 else dims[-1], shared, specific, dims, dropout, last=level == levels - 1
+                width, shared_experts, specific_experts, expert_dims, expert_dropout, last=level == levels - 1
             )
-            for level in range(levels)
+            for level, width in enumerate(widths)
         )
-        self.towers = TowerGroup(len(specific), self.num_tasks, dims[-1], tower_dims, tower_dropout)
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
-        for level in self.levels:
-            assert isinstance(level, ControlLevel)
-            level.reset_parameters(generator)
-        self.towers.reset_parameters(generator)
+        self.towers = TowerGroup(num_scenarios, num_tasks, expert_dims[-1], tower_dims, tower_dropout)
 
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         towers = self.towers.split()
@@ -189,7 +181,7 @@ class PLE(nn.Module):
         return torch.cat(logits)
 
 
-def _build(settings: PLESettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
+def _counts(settings: PLESettings, layout: BatchLayout, _: FusedEmbedding) -> dict[str, Any]:
     faults: list[str] = []
     shared = one_count("model.shared_experts", settings.shared_experts, faults)
     specific = specific_of(
@@ -197,21 +189,11 @@ def _build(settings: PLESettings, layout: BatchLayout, embedding: FusedEmbedding
     )
     if faults:
         raise ConfigError(faults)
-    network = PLE(
-        embedding.out_dim,
-        settings.levels,
-        shared,
-        specific,
-        settings.expert_dims,
-        settings.tower_dims,
-        settings.expert_dropout,
-        settings.tower_dropout,
-    )
-    return embedded(settings, layout, embedding, network)
+    return {"shared_experts": shared, "specific_experts": specific}
 
 
 MODEL = ModelKind(
     PLESettings,
-    _build,
+    of_network(PLE, _counts),
     exempt={"counts_per_scenario": "its shared experts serve all scenarios"},
 )

@@ -6,7 +6,7 @@ Shape letters in this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,7 +19,7 @@ from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.routing import check_counts, segments_of
 
 
-class SeparateModels(nn.Module):
+class SeparateModels(ScenarioModel):
     """``K`` models that share nothing: embeddings are columns of one table, each model's its own.
 
     A row of the fused table is ``K`` rows of width ``D`` side by side, so that lookup, exchange and table
@@ -49,18 +49,8 @@ class SeparateModels(nn.Module):
         self.num_scenarios = num_scenarios
         self.by = by
         self.embedding = embedding
-        self.members: Sequence[ScenarioModel] = nn.ModuleList(members)  # type: ignore[arg-type, assignment]
+        self.members: Sequence[ScenarioModel] = nn.ModuleList(members)  # type: ignore[assignment]
         self.width = embedding.dim // len(members)
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew from ``generator`` alone."""
-        self.embedding.reset_parameters(generator)
-        for member in self.members:
-            member.reset_parameters(generator)
-
-    def dense_parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter but the embedding table, in a fixed order."""
-        return (parameter for member in self.members for parameter in member.dense_parameters())
 
     def scenario_attention(self) -> Tensor | None:
         """The mean of the tasks' attention tables; None per scenario, or where there are none."""
@@ -69,7 +59,6 @@ class SeparateModels(nn.Module):
         return torch.stack(found).mean(dim=0) if found else None
 
     def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Score a batch; arguments and errors as any model's."""
         check_counts(batch.scenario_counts, self.num_scenarios, batch.num_rows)
         if rows is None:
             rows = self.embedding.look_up(batch.unique_ids)

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import embedded
+from hinet_model.data.batch import Batch
+from hinet_model.models.embedded import of_network
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import ModelSettings
-from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.block import Block
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
@@ -29,16 +28,16 @@ class SingleSettings(ModelSettings):
     name: Literal["single"] = "single"
 
 
-class Single(nn.Module):
+class Single(Block):
     """One perceptron and tower per scenario and task.
 
     Args:
         in_dim: Width of the features.
         num_scenarios: Scenarios M.
         num_tasks: Tasks N.
-        dims: Widths of a perceptron's layers.
+        expert_dims: Widths of a perceptron's layers.
         tower_dims: Hidden widths of a tower.
-        dropout: Rate of dropout in the perceptrons.
+        expert_dropout: Rate of dropout in the perceptrons.
         tower_dropout: Rate of dropout in the towers.
 
     Shape:
@@ -50,20 +49,15 @@ class Single(nn.Module):
         in_dim: int,
         num_scenarios: int,
         num_tasks: int,
-        dims: Sequence[int],
+        expert_dims: Sequence[int],
         tower_dims: Sequence[int],
-        dropout: float,
+        expert_dropout: float,
         tower_dropout: float,
     ) -> None:
         super().__init__()
         self.counts = [num_tasks] * num_scenarios
-        self.perceptrons = StackedMLP(num_scenarios * num_tasks, in_dim, dims, dropout)
-        self.towers = TowerGroup(num_scenarios, num_tasks, dims[-1], tower_dims, tower_dropout)
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
-        self.perceptrons.reset_parameters(generator)
-        self.towers.reset_parameters(generator)
+        self.perceptrons = StackedMLP(num_scenarios * num_tasks, in_dim, expert_dims, expert_dropout)
+        self.towers = TowerGroup(num_scenarios, num_tasks, expert_dims[-1], tower_dims, tower_dropout)
 
     def forward(self, x_BD: Tensor, batch: Batch) -> Tensor:
         layers, towers = self.perceptrons.split(self.counts), self.towers.split()
@@ -76,21 +70,8 @@ class Single(nn.Module):
         )
 
 
-def _build(settings: SingleSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
-    network = Single(
-        embedding.out_dim,
-        layout.num_scenarios,
-        layout.num_tasks,
-        settings.expert_dims,
-        settings.tower_dims,
-        settings.expert_dropout,
-        settings.tower_dropout,
-    )
-    return embedded(settings, layout, embedding, network)
-
-
 MODEL = ModelKind(
     SingleSettings,
-    _build,
+    of_network(Single),
     exempt={"gates": "no experts to choose among"},
 )

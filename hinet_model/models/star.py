@@ -14,12 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models.embedded import EmbeddedModel
-from hinet_model.models.features import embedded
+from hinet_model.data.batch import Batch
+from hinet_model.models.embedded import of_network
 from hinet_model.models.model import ModelKind
 from hinet_model.models.settings import Count, ModelSettings
-from hinet_model.nn.embedding import FusedEmbedding
+from hinet_model.nn.block import Block
 from hinet_model.nn.mlp import Layers, StackedMLP
 from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
@@ -38,7 +37,7 @@ class StarSettings(ModelSettings):
     """Width of the indicator's embedding, which the auxiliary network reads."""
 
 
-class Star(nn.Module):
+class Star(Block):
     """Star-shaped layers and towers, and the auxiliary network.
 
     The paper has one task: here the auxiliary network's hidden layer serves all tasks, and each has its output. It
@@ -48,10 +47,10 @@ class Star(nn.Module):
         in_dim: Width of the features.
         num_scenarios: Scenarios M.
         num_tasks: Tasks N.
-        dims: Widths of the layers before the towers.
+        expert_dims: Widths of the layers before the towers.
         tower_dims: Hidden widths of a tower.
         scenario_embedding_dim: Width of the indicator's embedding.
-        dropout: Rate of dropout before the towers.
+        expert_dropout: Rate of dropout before the towers.
         tower_dropout: Rate of dropout in the towers.
 
     Shape:
@@ -63,21 +62,23 @@ class Star(nn.Module):
         in_dim: int,
         num_scenarios: int,
         num_tasks: int,
-        dims: Sequence[int],
+        expert_dims: Sequence[int],
         tower_dims: Sequence[int],
         scenario_embedding_dim: int,
-        dropout: float,
+        expert_dropout: float,
         tower_dropout: float,
     ) -> None:
         super().__init__()
         self.num_scenarios, self.num_tasks = num_scenarios, num_tasks
-        self.centre = StackedMLP(1, in_dim, dims, dropout)
-        self.around = StackedMLP(num_scenarios, in_dim, dims, dropout)
-        self.tower_centre = StackedMLP(num_tasks, dims[-1], [*tower_dims, 1], tower_dropout, relu_last=False)
-        self.towers = TowerGroup(num_scenarios, num_tasks, dims[-1], tower_dims, tower_dropout)
+        self.centre = StackedMLP(1, in_dim, expert_dims, expert_dropout)
+        self.around = StackedMLP(num_scenarios, in_dim, expert_dims, expert_dropout)
+        self.tower_centre = StackedMLP(
+            num_tasks, expert_dims[-1], [*tower_dims, 1], tower_dropout, relu_last=False
+        )
+        self.towers = TowerGroup(num_scenarios, num_tasks, expert_dims[-1], tower_dims, tower_dropout)
         self.indicator = nn.Parameter(torch.empty(num_scenarios, scenario_embedding_dim))
-        self.auxiliary = StackedMLP(1, in_dim + scenario_embedding_dim, [dims[-1]], dropout)
-        self.auxiliary_out = StackedMLP(num_tasks, dims[-1], [1], 0.0, relu_last=False)
+        self.auxiliary = StackedMLP(1, in_dim + scenario_embedding_dim, [expert_dims[-1]], expert_dropout)
+        self.auxiliary_out = StackedMLP(num_tasks, expert_dims[-1], [1], 0.0, relu_last=False)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all parameters anew; the scenarios' weights near 1."""
@@ -112,23 +113,9 @@ def _star(around: Layers, centre: Layers) -> Layers:
     ]
 
 
-def _build(settings: StarSettings, layout: BatchLayout, embedding: FusedEmbedding) -> EmbeddedModel:
-    network = Star(
-        embedding.out_dim,
-        layout.num_scenarios,
-        layout.num_tasks,
-        settings.expert_dims,
-        settings.tower_dims,
-        settings.scenario_embedding_dim,
-        settings.expert_dropout,
-        settings.tower_dropout,
-    )
-    return embedded(settings, layout, embedding, network)
-
-
 MODEL = ModelKind(
     StarSettings,
-    _build,
+    of_network(Star),
     exempt={
         "gates": "no experts to choose among",
         "normalisation": "partitioned normalisation is part of it",

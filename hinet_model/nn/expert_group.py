@@ -15,13 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from hinet_model.nn.block import Block
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.mlp import Layers, StackedMLP
 from hinet_model.nn.routed_experts import ExpertGroups, can_route
 from hinet_model.nn.routing import Segment, pieces_of, segments_of
 
 
-class ScenarioExtractors(nn.Module):
+class ScenarioExtractors(Block):
     """The scenario layer: ``C_i = concat[G, S_i, A_i]`` for each row of each scenario ``i``.
 
     ``SEI(x) = sum_k g_k(x) Q_k(x)`` is the block of the shared extractor (``G``) and of one extractor per
@@ -83,11 +84,6 @@ class ScenarioExtractors(nn.Module):
         )
         self.register_buffer("fixed", fixed.float(), persistent=False)
         self.groups = ExpertGroups.of([[[True] * count] for count in counts])
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
-        self.sub_experts.reset_parameters(generator)
-        self.gates.reset_parameters(generator)
 
     def forward(
         self,

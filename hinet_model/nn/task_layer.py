@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hinet_model.nn.block import Block
 from hinet_model.nn.gate import Members, SoftmaxGates
 from hinet_model.nn.mlp import StackedMLP
 from hinet_model.nn.routed_experts import ExpertGroups, can_route, scenario_pieces
@@ -19,7 +20,7 @@ from hinet_model.nn.routing import pieces_of, segments_of
 from hinet_model.nn.tower_group import TowerGroup
 
 
-class TaskLayer(nn.Module):
+class TaskLayer(Block):
     """Customised gate control and towers of every scenario; a row meets its own scenario's alone.
 
     ``T_i^j = gate_i^j(C_i) . [E_shared^i(C_i) || E_specific^{i,j}(C_i)]`` and a tower on each ``T_i^j``.
@@ -62,12 +63,6 @@ class TaskLayer(nn.Module):
         self.gates = SoftmaxGates(in_dim, banks, enabled=gates)
         self.groups = ExpertGroups.of(banks)
         self.towers = TowerGroup(len(shared), num_tasks, dims[-1], tower_dims, tower_dropout)
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
-        self.experts.reset_parameters(generator)
-        self.gates.reset_parameters(generator)
-        self.towers.reset_parameters(generator)
 
     def forward(self, c_BD: Tensor, scenario_counts: Sequence[int]) -> Tensor:
         """The logits of every row, by its own scenario's layers.

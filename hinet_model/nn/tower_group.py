@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hinet_model.nn.block import Block
 from hinet_model.nn.mlp import Layers, StackedMLP
 from hinet_model.nn.routed_experts import ExpertGroups, can_route, tower_pieces
 from hinet_model.nn.routing import pieces_of, segments_of
 
 
-class TowerGroup(nn.Module):
+class TowerGroup(Block):
     """The towers of all scenarios; those of one scenario's tasks are batched products.
 
     Args:
@@ -38,10 +39,6 @@ class TowerGroup(nn.Module):
 
         groups = [(scenario, task) for scenario in range(num_scenarios) for task in range(num_tasks)]
         self.groups = ExpertGroups.of([[[True]]] * len(groups), [task * in_dim for _, task in groups])
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw all parameters anew."""
-        self.towers.reset_parameters(generator)
 
     def split(self) -> list[Layers]:
         """The parameters of each scenario's towers."""
