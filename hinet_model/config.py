@@ -189,11 +189,18 @@ class WatchdogSettings(Settings):
     """When a silent worker is given up."""
 
     heartbeat_seconds: float = Field(default=2.0, gt=0.0)
-    """Time between two signs of life that a worker sends."""
+    """Time between two heartbeats that a worker sends."""
     stall_seconds: float = Field(default=120.0, gt=0.0)
-    """A worker that finishes no step for this long ends the run with its stack."""
+    """Longest time without a sign of life within a step: a worker beyond it, or all workers when each waits for the
+    others, end the run with their stacks. One that waits for a peer at work is not meant."""
     start_seconds: float = Field(default=300.0, gt=0.0)
-    """Time that all workers have to start and load their first batch."""
+    """The same until all workers have started, and until the first batch of an epoch is loaded."""
+    checkpoint_seconds: float = Field(default=300.0, gt=0.0)
+    """The same while a checkpoint is written, hashed or read; every 8 MiB are a sign of life."""
+    judge_seconds: float = Field(default=600.0, gt=0.0)
+    """The same while scores of a validation are gathered and judged; every batch before is a step."""
+    reconnect_seconds: float = Field(default=60.0, gt=0.0)
+    """Time that a worker whose connection to the driver broke has to come back, before it counts as lost."""
 
     @model_validator(mode="after")
     def _beats_before_stalling(self) -> WatchdogSettings:

@@ -16,9 +16,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -27,6 +28,16 @@ from hinet_model.nn.row_shard import WHOLE, RowShard
 
 FORMAT = 1
 BEST = "best"
+
+_CHUNK_BYTES = 8 << 20
+"""What is written, or hashed, between two signs of life."""
+
+Alive = Callable[[], None]
+"""Called in the midst of long work, to say that it goes on."""
+
+
+def _unwatched() -> None:
+    """For callers that nobody watches."""
 
 
 class CheckpointError(UserError):
@@ -58,18 +69,19 @@ class Position:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def write(folder: Path, state: dict[str, Any], position: Position) -> Path:
+def write(folder: Path, state: dict[str, Any], position: Position, alive: Alive = _unwatched) -> Path:
     """Write one checkpoint below ``folder``.
 
     Args:
         folder: Folder of the run's checkpoints; made if need be.
         state: Tensors and plain values (loaded again with ``weights_only=True``).
         position: Where training goes on.
+        alive: Called while it goes on.
 
     Returns:
         The checkpoint's folder.
     """
-    return finish(begin(folder, position.global_step), state, position, {})
+    return finish(begin(folder, position.global_step), state, position, {}, alive)
 
 
 def begin(folder: Path, global_step: int) -> Path:
@@ -81,7 +93,7 @@ def begin(folder: Path, global_step: int) -> Path:
 
 
 def write_rows(
-    partial: Path, rows: dict[str, torch.Tensor], shard: RowShard, num_rows: int
+    partial: Path, rows: dict[str, torch.Tensor], shard: RowShard, num_rows: int, alive: Alive = _unwatched
 ) -> dict[str, Any]:
     """Write a shard's rows into a checkpoint that has begun.
 
@@ -90,6 +102,7 @@ def write_rows(
         rows: Tensors with one entry per row of the shard, by their path in the state (``model/embedding.weight``).
         shard: Which rows they are.
         num_rows: Rows of the whole table.
+        alive: Called while it goes on.
 
     Returns:
         What `finish` writes into the manifest.
@@ -99,12 +112,19 @@ def write_rows(
             f"checkpoint {partial}: rank 0 made it, this worker does not see it; expected storage that all share"
         )
     file = partial / f"rows-{shard.place:05d}-of-{shard.count:05d}.pt"
-    torch.save({"place": shard.place, "count": shard.count, "num_rows": num_rows, "rows": rows}, file)
+    content = {"place": shard.place, "count": shard.count, "num_rows": num_rows, "rows": rows}
+    _save(content, file, alive)
     _sync(file)
-    return {file.name: _fingerprint(file)}
+    return {file.name: _fingerprint(file, alive)}
 
 
-def finish(partial: Path, state: dict[str, Any], position: Position, rows: dict[str, Any]) -> Path:
+def finish(
+    partial: Path,
+    state: dict[str, Any],
+    position: Position,
+    rows: dict[str, Any],
+    alive: Alive = _unwatched,
+) -> Path:
     """Write the rest of a checkpoint that has begun, its manifest last; returns the checkpoint's folder.
 
     Args:
@@ -112,12 +132,13 @@ def finish(partial: Path, state: dict[str, Any], position: Position, rows: dict[
         state: As in `write`, without what is in ``rows``.
         position: Where training goes on.
         rows: What `write_rows` returned on all ranks.
+        alive: Called while it goes on.
     """
     target = partial.with_name(f"step-{position.global_step:09d}")
-    torch.save(state, partial / "state.pt")
+    _save(state, partial / "state.pt", alive)
     # Python's JSON writes and reads -Infinity, the value before the first validation.
     (partial / "position.json").write_text(json.dumps({"format": FORMAT, **asdict(position)}, indent=1))
-    files = rows | {name: _fingerprint(partial / name) for name in ("state.pt", "position.json")}
+    files = rows | {name: _fingerprint(partial / name, alive) for name in ("state.pt", "position.json")}
     (partial / "manifest.json").write_text(json.dumps(files, indent=1))
     _sync(partial / "manifest.json")
     shutil.rmtree(target, ignore_errors=True)
@@ -147,7 +168,10 @@ def put_rows(state: dict[str, Any], rows: dict[str, torch.Tensor]) -> None:
 
 
 def read_shard(
-    checkpoint: Path, shard: RowShard, device: torch.device | str = "cpu"
+    checkpoint: Path,
+    shard: RowShard,
+    device: torch.device | str = "cpu",
+    alive: Alive = _unwatched,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Position]:
     """Read a checkpoint back, of what was written in shards the rows of one shard alone.
 
@@ -155,6 +179,7 @@ def read_shard(
         checkpoint: Its folder.
         shard: Rows to read, whatever the shards in which they were written.
         device: Where to put the tensors.
+        alive: Called while it goes on.
 
     Returns:
         State, rows by their path in it (none where the table was not sharded), and position.
@@ -162,7 +187,7 @@ def read_shard(
     Raises:
         CheckpointError: Names the file that is missing or not what the manifest says.
     """
-    _verify(checkpoint)
+    _verify(checkpoint, alive)
     position = read_position(checkpoint)
     state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True)
     names = json.loads((checkpoint / "manifest.json").read_text())
@@ -193,11 +218,11 @@ def _deal(checkpoint: Path, files: list[Path], shard: RowShard) -> dict[str, tor
     return dealt
 
 
-def latest(folder: Path) -> Path | None:
+def latest(folder: Path, alive: Alive = _unwatched) -> Path | None:
     """The newest whole checkpoint below ``folder``; damaged ones are passed over."""
     for checkpoint in sorted(folder.glob("step-*"), reverse=True):
         try:
-            _verify(checkpoint)
+            _verify(checkpoint, alive)
         except CheckpointError:
             continue
         return checkpoint
@@ -232,7 +257,7 @@ def read_position(checkpoint: Path) -> Position:
     return Position(**content)
 
 
-def _verify(checkpoint: Path) -> None:
+def _verify(checkpoint: Path, alive: Alive) -> None:
     manifest = checkpoint / "manifest.json"
     if not manifest.exists():
         raise CheckpointError(f"checkpoint {checkpoint}: no manifest.json, it was not written to its end")
@@ -240,16 +265,37 @@ def _verify(checkpoint: Path) -> None:
         file = checkpoint / name
         if not file.exists():
             raise CheckpointError(f"checkpoint {checkpoint}: {name} is missing")
-        if _fingerprint(file) != expected:
+        if _fingerprint(file, alive) != expected:
             raise CheckpointError(f"checkpoint {checkpoint}: {name} is not what its manifest says")
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
+def _fingerprint(file: Path, alive: Alive) -> dict[str, Any]:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
+        while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
+            alive()
     return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _save(content: dict[str, Any], file: Path, alive: Alive) -> None:
+    with file.open("wb") as stream:
+        torch.save(content, cast(IO[bytes], _Watched(stream, alive)))
+
+
+class _Watched:
+    """A file that ``torch.save`` writes to, a tensor at a time, in pieces with a sign of life after each."""
+
+    def __init__(self, stream: IO[bytes], alive: Alive) -> None:
+        self._stream, self._alive = stream, alive
+        self.flush = stream.flush
+
+    def write(self, data: bytes | memoryview) -> int:
+        with memoryview(data) as view:
+            for start in range(0, len(view), _CHUNK_BYTES):
+                self._stream.write(view[start : start + _CHUNK_BYTES])
+                self._alive()
+            return len(view)
 
 
 def _sync(file: Path) -> None:

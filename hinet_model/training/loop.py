@@ -151,7 +151,7 @@ class Trainer:
         limit = self.settings.max_steps
         for step in range(start_step, plan.num_steps):
             self._progress.epoch, self._progress.step = plan.epoch, step
-            self._progress.enter("data")
+            self._progress.enter("first batch" if step == start_step else "data")
             before = time.perf_counter()
             batch = next(batches)
             summary.wait_seconds += time.perf_counter() - before
@@ -307,7 +307,7 @@ class Trainer:
             (nothing.new_zeros(0, dtype=torch.int64), nothing, nothing)
         ]
         for step in range(plan.num_steps):
-            self._progress.enter("data")
+            self._progress.enter("first batch" if step == 0 else "data")
             batch = next(batches)
             self._progress.step = step
             self._progress.enter("validate")

@@ -69,26 +69,27 @@ class RunState:
         state = {name: part.state_dict() for name, part in self._parts.items()}
         first = world.rank == 0
         if not self._sharded:
-            return checkpoint.write(folder, state, position) if first else None
+            return checkpoint.write(folder, state, position, progress.alive) if first else None
         shard, num_rows = self._embedding.shard, self._embedding.num_embeddings
         rows = take_rows(state, self._table)
         begun = checkpoint.begin(folder, position.global_step) if first else folder
         with progress.within("agree"):
             partial = world.broadcast_object(begun, "checkpoint.folder")
-        written = checkpoint.write_rows(partial, rows, shard, num_rows)
+        written = checkpoint.write_rows(partial, rows, shard, num_rows, progress.alive)
         # All shards are on storage before the manifest says so.
         with progress.within("agree"):
             manifests = world.gather_objects(written, "checkpoint.rows")
         if not first:
             return None
         everyone = {name: fingerprint for manifest in manifests for name, fingerprint in manifest.items()}
-        return checkpoint.finish(partial, state, position, everyone)
+        return checkpoint.finish(partial, state, position, everyone, progress.alive)
 
-    def restore(self, folder: Path, world: World) -> None:
+    def restore(self, folder: Path, world: World, progress: Progress) -> None:
         """Go on from the checkpoint in ``folder``: all of it, but of the table this rank's rows alone."""
         shard = self._embedding.shard
         # A whole table may have no room on the device that a shard of it is for.
-        state, rows, _ = checkpoint.read_shard(folder, shard, "cpu" if self._sharded else world.device)
+        device = "cpu" if self._sharded else world.device
+        state, rows, _ = checkpoint.read_shard(folder, shard, device, progress.alive)
         if not rows:
             rows = {path: shard.of(tensor).clone() for path, tensor in take_rows(state, self._table).items()}
         checkpoint.put_rows(state, rows)

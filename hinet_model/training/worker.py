@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +35,7 @@ from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
 from hinet_model.training.checkpoint import CheckpointError, Position
 from hinet_model.training.control.reports import ReportClient, Reporter
-from hinet_model.training.control.watchdog import Progress, Watchdog
+from hinet_model.training.control.watchdog import PhaseLimits, Progress, Watchdog
 from hinet_model.training.dist.world import HorovodWorld, World
 from hinet_model.training.loop import AfterStep, EpochSummary, Trainer
 from hinet_model.training.optimisation import RunOptimisers
@@ -66,7 +66,7 @@ class TrainingJob:
     log_folder: str
     resume: bool = False
     report_address: tuple[str, int] | None = None
-    report_key: bytes = b""
+    report_key: bytes = field(default=b"", repr=False)
 
 
 def main(job: TrainingJob, after_step: AfterStep | None = None) -> dict[str, Any]:
@@ -81,16 +81,17 @@ def main(job: TrainingJob, after_step: AfterStep | None = None) -> dict[str, Any
     progress = Progress()
     assert job.report_address is not None
     watch = job.settings.watchdog
-    reporter = ReportClient(job.report_address, job.report_key, rank, watch.heartbeat_seconds, progress.state)
+    reporter = ReportClient(
+        job.report_address,
+        job.report_key,
+        rank,
+        watch.heartbeat_seconds,
+        progress.state,
+        watch.reconnect_seconds,
+    )
     with log_path.open("a") as log, _logging_to(log):
         reporter.send("hello", log=f"{socket.gethostname()}:{log_path}", pid=os.getpid())
-        watchdog = Watchdog(
-            progress,
-            reporter,
-            stall_seconds=watch.stall_seconds,
-            start_seconds=watch.start_seconds,
-            log=log,
-        )
+        watchdog = Watchdog(progress, reporter, PhaseLimits.of_settings(watch), log)
         try:
             # Horovod first: a failure before its start takes half a minute to surface.
             world = HorovodWorld(job.settings.training.device)
@@ -188,18 +189,20 @@ class _Run:
         return epoch_plan(self.job, epoch, split)
 
     def _resume(self) -> None:
-        newest = checkpoint.latest(self.folder)
+        self.progress.enter("restore")
+        newest = checkpoint.latest(self.folder, self.progress.alive)
         if newest is None:
             raise CheckpointError(f"nothing to resume: no whole checkpoint in {self.folder}")
         # Each rank goes on with rows and moments of its own, which nothing compares afterwards.
-        self.world.assert_same(newest.name, "checkpoint to go on from")
+        with self.progress.within("agree"):
+            self.world.assert_same(newest.name, "checkpoint to go on from")
         position = checkpoint.read_position(newest)
         if position.identity != self.position.identity:
             raise CheckpointError(
                 f"checkpoint {newest} belongs to a run with other data, model, optimiser or plan; expected the same "
                 "(epochs and workers may differ)"
             )
-        self.state.restore(newest, self.world)
+        self.state.restore(newest, self.world, self.progress)
         self.position = position
 
     def _agree_on_weights(self) -> None:
@@ -264,6 +267,7 @@ class _Run:
         with self.average.applied():
             scores = self.trainer.score(plan, reader.batches(plan, self.world.rank, self.world.size))
             attention = self.model.scenario_attention()
+        self.progress.enter("judge")
         cells = evaluate_cells(scores.labels, scores.probs, scores.scenario_index, self.layout.num_scenarios)
         mean_auc = mean_defined(cell.auc for cell in cells)
         value = float("-inf") if mean_auc is None else mean_auc

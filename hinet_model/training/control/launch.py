@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.settings import UserError
 from hinet_model.training import worker
+from hinet_model.training.control.delivery import ReportDelivery
 from hinet_model.training.control.monitor import RunMonitor, TrainingError
-from hinet_model.training.control.reports import Report, ReportServer
+from hinet_model.training.control.report_server import ReportServer
+from hinet_model.training.control.reports import Report
+from hinet_model.training.control.watchdog import PhaseLimits
 from hinet_model.training.worker import TrainingJob
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ def run(
     Args:
         spark: The session whose executors run the workers.
         job: What to train; the address of the report channel is filled in here.
-        on_report: Sees the workers' reports as they come, from another thread, one at a time.
+        on_report: Sees the workers' reports as they come, from another thread, one at a time; what it raises is
+            logged and does not end the run.
         entry: What each worker runs. It is found by import on the workers, so it lives in a package that is
             installed there.
 
@@ -67,7 +71,9 @@ def run(
 
     num_workers = job.settings.training.workers
     check_cluster(spark, num_workers)
-    monitor = RunMonitor(num_workers, on_report)
+    watch = job.settings.watchdog
+    delivery = ReportDelivery(on_report)
+    monitor = RunMonitor(num_workers, delivery.put, PhaseLimits.of_settings(watch), watch.reconnect_seconds)
     conf = spark.sparkContext.getConf()
     server = ReportServer(conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1", monitor.receive)
     job = replace(job, report_address=server.address, report_key=server.key)
@@ -84,7 +90,7 @@ def run(
             env=worker_environment(job),
             stdout=output,
             stderr=output,
-            start_timeout=int(job.settings.watchdog.start_seconds),
+            start_timeout=int(watch.start_seconds),
             executable=conf.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON") or sys.executable,
             verbose=0,
         )
@@ -100,6 +106,7 @@ def run(
         ended.set()
         guard.join()
         server.close()
+        delivery.close()
         output.close()
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -115,9 +122,12 @@ def _guard(
     monitor: RunMonitor, server: ReportServer, ended: threading.Event, handlers: dict[int, Any]
 ) -> None:
     """End the peers of a failed worker, which may hang in a collective that nobody completes."""
-    while not ended.wait(0.1):
+    while not ended.wait(0.2):
+        monitor.find_silent()
         if monitor.failed:
             break
+        if monitor.nobody_works():
+            server.command("nobody works")
     else:
         return
     monitor.close()

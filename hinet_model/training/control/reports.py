@@ -1,13 +1,16 @@
 """Reports: what workers tell the driver while they train, and the one thing it can answer.
 
 Horovod hands over a worker's output only when the job ends, so progress, metrics and failures travel on a
-channel of their own: JSON lines over an authenticated ``multiprocessing.connection`` (bytes only, never
-pickles). The driver answers with a command: ``stop`` (finish the step, write a checkpoint, end) or ``abort``
-(end at once: a peer has failed, and this worker may hang in a collective that nobody will complete).
+channel of their own: JSON over an authenticated connection (bytes only, never pickles). The driver answers with a
+command: ``stop`` (finish the step, write a checkpoint, end), ``abort`` (end at once: a peer has failed, and this
+worker may hang in a collective that nobody will complete) or ``nobody works`` (all wait for each other).
 
 Every report is a mapping with ``kind`` and ``rank``. Kinds: ``hello``, ``heartbeat``, ``progress``, ``epoch``,
 ``checkpoint``, ``finished``, ``failed``, ``stalled``; the server adds ``disconnected`` when a worker's connection
-ends without one of the last three.
+ends without one of the last three, and ``reconnected`` when it is back.
+
+All but heartbeats are numbered, and kept until the driver has confirmed them: after a broken connection those that
+it has not heard are sent again, and what it has heard already is not heard twice.
 """
 
 from __future__ import annotations
@@ -16,20 +19,31 @@ import contextlib
 import json
 import logging
 import os
-import secrets
+import random
 import socket
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing import AuthenticationError
 from typing import Any, Protocol
+
+from hinet_model.training.control.link import HANDSHAKE_SECONDS, LARGEST_FRAME, FrameError, Link
 
 logger = logging.getLogger(__name__)
 
 LAST_WORDS = frozenset({"finished", "failed", "stalled"})
 ABORT_EXIT_CODE = 71
+LOST_EXIT_CODE = 72
+CONFIRMED = b"heard "
+"""With a number: all reports up to it have arrived."""
 
 Report = Mapping[str, Any]
+
+
+class ChannelError(RuntimeError):
+    """A worker cannot reach the driver."""
 
 
 class Reporter(Protocol):
@@ -42,6 +56,9 @@ class Reporter(Protocol):
     def stop_requested(self) -> bool:
         """Whether the driver has asked to write a checkpoint and stop."""
 
+    def told_nobody_works(self) -> bool:
+        """Whether the driver has said, since the last call, that every worker waits for the others."""
+
 
 class ReportList:
     """Keeps reports in a list: for one process, without a driver."""
@@ -53,16 +70,24 @@ class ReportList:
     def send(self, kind: str, **fields: Any) -> None:
         self.reports.append({"kind": kind, "rank": 0, **fields})
 
+    def told_nobody_works(self) -> bool:
+        return False
+
 
 class ReportClient:
-    """A worker's end of the channel.
+    """A worker's end of the channel. What it is told to send waits for no network, but for last words.
 
     Args:
         address: Host and port of the driver's `ReportServer`.
         key: Its authentication key.
         rank: Rank of this worker.
-        heartbeat_seconds: Time between two signs of life.
-        state: Called at each sign of life for what to say with it (epoch, step, phase).
+        heartbeat_seconds: Time between two heartbeats.
+        state: Called at each heartbeat for what to say with it (epoch, step, phase).
+        reconnect_seconds: How long to try to reach the driver, at the start and after a broken connection; then
+            this process ends, for the driver has given it up.
+
+    Raises:
+        ChannelError: The driver cannot be reached.
     """
 
     def __init__(
@@ -72,110 +97,150 @@ class ReportClient:
         rank: int,
         heartbeat_seconds: float,
         state: Callable[[], Mapping[str, Any]],
+        reconnect_seconds: float = 60.0,
     ) -> None:
-        self._connection: Connection = Client(address, authkey=key)
-        self._rank = rank
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self.stop_requested = False
+        self._address, self._key, self._rank = address, key, rank
         self._beat_every, self._state = heartbeat_seconds, state
-        threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True).start()
-        threading.Thread(target=self._obey, name="driver-commands", daemon=True).start()
+        self._reconnect_seconds = reconnect_seconds
+        self.stop_requested = False
+        self._nobody_works = False
+        # Never long: while the driver is away it grows for `reconnect_seconds` at most.
+        self._unconfirmed: deque[tuple[int, bytes]] = deque()
+        self._number = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        link = self._reach()
+        self._thread = threading.Thread(target=self._speak, args=(link,), name="reports", daemon=True)
+        self._thread.start()
 
     def send(self, kind: str, **fields: Any) -> None:
-        line = json.dumps({"kind": kind, "rank": self._rank, **fields}).encode()
-        # A driver that is gone ends this process through Spark; a report that nobody reads is no failure.
-        with self._lock, contextlib.suppress(OSError):
-            self._connection.send_bytes(line)
-
-    def _heartbeat(self) -> None:
-        while not self._closed.wait(self._beat_every):
-            self.send("heartbeat", **self._state())
-
-    def _obey(self) -> None:
-        while True:
-            try:
-                command = self._connection.recv_bytes(64)
-            except (EOFError, OSError):
+        with self._changed:
+            self._number += 1
+            report = {"kind": kind, "rank": self._rank, "number": self._number, **fields}
+            frame = json.dumps(report).encode()
+            if len(frame) > LARGEST_FRAME:
+                logger.error("a report '%s' of %d bytes is too large to be sent", kind, len(frame))
                 return
-            if command == b"stop":
-                self.stop_requested = True
-            elif command == b"abort":
-                # The main thread may be blocked in a collective for good: nothing gentler reaches it.
-                os._exit(ABORT_EXIT_CODE)
+            self._unconfirmed.append((self._number, frame))
+            self._changed.notify_all()
+            if kind in LAST_WORDS:
+                # The process may end right after them.
+                self._changed.wait_for(lambda: not self._unconfirmed, self._reconnect_seconds)
 
-    def close(self) -> None:
-        self._closed.set()
-        with self._lock:
-            _hang_up(self._connection)
+    def told_nobody_works(self) -> bool:
+        told, self._nobody_works = self._nobody_works, False
+        return told
 
-
-class ReportServer:
-    """The driver's end: one thread per worker reads its reports and passes them to ``on_report``.
-
-    Args:
-        host: Address to listen on; workers must reach it.
-        on_report: Called with each report, one at a time, from threads of the server. Must not raise.
-    """
-
-    def __init__(self, host: str, on_report: Callable[[Report], None]) -> None:
-        self.key = secrets.token_bytes(32)
-        self._listener = Listener((host, 0), backlog=128, authkey=self.key)
-        self.address: tuple[str, int] = (host, self._listener.address[1])
-        self._on_report = on_report
-        self._lock = threading.Lock()
-        self._connections: list[Connection] = []
-        self._closed = False
-        threading.Thread(target=self._accept, name="reports", daemon=True).start()
-
-    def _accept(self) -> None:
-        while not self._closed:
+    def _speak(self, link: Link) -> None:
+        """Send what is to be sent, over one connection after the other."""
+        while True:
+            broken = threading.Event()
+            listener = threading.Thread(target=self._listen, args=(link, broken), daemon=True)
+            listener.start()
+            with contextlib.suppress(OSError):
+                self._speak_on(link, broken)
+            link.shut()
+            listener.join()
+            if self._all_said():
+                return
+            logger.warning("the connection to the driver broke; trying to reach it again")
             try:
-                connection = self._listener.accept()
-            except OSError:
-                # Closed by `close`, or a peer that went away while it was let in.
-                time.sleep(0.1)
-                continue
-            except Exception as error:  # a stranger: wrong key, or not our protocol
-                logger.warning("refused a connection to the report channel: %s", error)
-                continue
-            self._connections.append(connection)
-            threading.Thread(target=self._read, args=(connection,), name="report-reader", daemon=True).start()
+                link = self._reach()
+            except ChannelError as error:
+                if self._closed:
+                    return
+                sys.stderr.write(f"{error}\n")
+                logger.error("%s; this worker ends, the driver has given it up", error)
+                os._exit(LOST_EXIT_CODE)
 
-    def _read(self, connection: Connection) -> None:
-        rank, last_words = -1, False
+    def _speak_on(self, link: Link, broken: threading.Event) -> None:
+        """Returns when all is said and this end is closed, or when the connection is found broken."""
+        link.send(json.dumps({"kind": "connected", "rank": self._rank}).encode())
+        sent, next_beat = 0, time.monotonic() + self._beat_every
+        while True:
+            with self._changed:
+                while (left := next_beat - time.monotonic()) > 0 and not (
+                    broken.is_set() or self._all_said() or self._newest() > sent
+                ):
+                    self._changed.wait(left)
+                due = [(number, frame) for number, frame in self._unconfirmed if number > sent]
+                if broken.is_set() or self._all_said():
+                    return
+            for number, frame in due:
+                link.send(frame)
+                sent = number
+            if time.monotonic() >= next_beat:
+                link.send(json.dumps({"kind": "heartbeat", "rank": self._rank, **self._state()}).encode())
+                next_beat = time.monotonic() + self._beat_every
+
+    def _all_said(self) -> bool:
+        return self._closed and not self._unconfirmed
+
+    def _newest(self) -> int:
+        return self._unconfirmed[-1][0] if self._unconfirmed else 0
+
+    def _listen(self, link: Link, broken: threading.Event) -> None:
+        """Obey the driver, for as long as the connection lasts."""
+        with contextlib.suppress(EOFError, OSError, FrameError):
+            while True:
+                self._obey(link.receive(64))
+        link.close()
+        with self._changed:
+            broken.set()
+            self._changed.notify_all()
+
+    def _obey(self, command: bytes) -> None:
+        if command == b"stop":
+            self.stop_requested = True
+        elif command == b"nobody works":
+            self._nobody_works = True
+        elif command == b"abort":
+            # The main thread may be blocked in a collective for good: nothing gentler reaches it.
+            os._exit(ABORT_EXIT_CODE)
+        elif command.startswith(CONFIRMED):
+            heard = int(command.removeprefix(CONFIRMED))
+            with self._changed:
+                while self._unconfirmed and self._unconfirmed[0][0] <= heard:
+                    self._unconfirmed.popleft()
+                self._changed.notify_all()
+
+    def _reach(self) -> Link:
+        """Connect, again and again for as long as a worker is waited for."""
+        deadline, pause = time.monotonic() + self._reconnect_seconds, 0.1
         while True:
             try:
-                report = json.loads(connection.recv_bytes())
-            except (EOFError, OSError):
-                break
-            rank = report["rank"]
-            last_words = last_words or report["kind"] in LAST_WORDS
-            self._pass_on(report)
-        if not last_words and not self._closed:
-            self._pass_on({"kind": "disconnected", "rank": rank})
+                return self._connect()
+            except (OSError, EOFError, AssertionError, AuthenticationError) as error:
+                if time.monotonic() + pause > deadline:
+                    host, port = self._address
+                    raise ChannelError(
+                        f"rank {self._rank} on {socket.gethostname()} cannot reach the driver's report channel at "
+                        f"{host}:{port} within {self._reconnect_seconds:g} s ({type(error).__name__}: {error}); "
+                        "expected spark.driver.host to be an address that the workers can reach"
+                    ) from error
+            # Not all workers at once.
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, 5.0)
 
-    def _pass_on(self, report: Report) -> None:
-        with self._lock:
-            self._on_report(report)
-
-    def command(self, word: str) -> None:
-        """Send ``stop`` or ``abort`` to every worker that is still there."""
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError):
-                connection.send_bytes(word.encode())
+    def _connect(self) -> Link:
+        end = socket.create_connection(self._address, timeout=HANDSHAKE_SECONDS)
+        end.settimeout(None)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # A network that swallows everything is a broken connection too; the system would try for a quarter
+            # of an hour.
+            milliseconds = int(1000 * self._reconnect_seconds)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        link = Link(end)
+        try:
+            link.enter(self._key)
+        except BaseException:
+            link.close()
+            raise
+        return link
 
     def close(self) -> None:
-        self._closed = True
-        with contextlib.suppress(OSError):
-            self._listener.close()
-        for connection in self._connections:
-            _hang_up(connection)
-
-
-def _hang_up(connection: Connection) -> None:
-    """Close a connection that another thread may be reading: closing alone would not wake it, nor the peer."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
-        end.shutdown(socket.SHUT_RDWR)
-    with contextlib.suppress(OSError):
-        connection.close()
+        """Say what is left to say, and hang up."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(self._reconnect_seconds)

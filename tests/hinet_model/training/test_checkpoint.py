@@ -57,3 +57,17 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-000000004", "step-000000005"]
     _, best = checkpoint.read(tmp_path / "best")
     assert best.global_step == 1
+
+
+def test_every_piece_that_is_written_or_hashed_is_a_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 1 << 16)
+    signs: list[int] = []
+    state = {"w": torch.arange(1 << 18, dtype=torch.float32)}  # 16 pieces of 64 KiB
+    path = checkpoint.write(tmp_path, state, POSITION, lambda: signs.append(1))
+    assert len(signs) >= 32, "16 while it is written, 16 while it is hashed"
+    signs.clear()
+    assert checkpoint.latest(tmp_path, lambda: signs.append(1)) == path
+    assert len(signs) >= 16
+    assert torch.equal(checkpoint.read(path)[0]["w"], state["w"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+import torch
 from pyspark.sql import SparkSession
 
 from hinet_model.data.batch import Batch
@@ -65,6 +66,34 @@ def sleeps_for_ever(job: TrainingJob) -> dict[str, Any]:
     return broken_worker(job, lambda: time.sleep(10_000))
 
 
+def works_long(job: TrainingJob) -> dict[str, Any]:
+    """Rank 0 is busy for far longer than a step may take; its peer waits for it in a collective."""
+
+    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
+        if trainer.world.rank == 0 and trainer.global_step == 3:
+            trainer._progress.enter("checkpoint")
+            for _ in range(int(2.5 * STALL_SECONDS / 0.2)):
+                time.sleep(0.2)
+                trainer._progress.alive()
+
+    return worker.main(job, after_step)
+
+
+def wait_for_each_other(job: TrainingJob) -> dict[str, Any]:
+    """Two ranks wait in different collectives."""
+
+    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
+        if trainer.global_step == 3:
+            trainer._progress.enter("gather")
+            trainer.world.broadcast(torch.zeros(1), f"only.rank.{trainer.world.rank}")
+
+    return worker.main(job, after_step)
+
+
+def is_stopped(job: TrainingJob) -> dict[str, Any]:
+    return broken_worker(job, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
 def leaves_quietly(job: TrainingJob) -> dict[str, Any]:
     return broken_worker(job, lambda: sys.exit(0))
 
@@ -81,10 +110,13 @@ def failing(spark: SparkSession, job: TrainingJob, entry: launch.Entry) -> str:
 
 @pytest.fixture
 def two_workers(small_job: Jobs) -> TrainingJob:
-    job = small_job(workers=2, epochs=50)
-    watchdog = job.settings.watchdog.model_copy(
-        update={"stall_seconds": float(STALL_SECONDS), "heartbeat_seconds": 0.2}
-    )
+    return watched(small_job(workers=2, epochs=50))
+
+
+def watched(job: TrainingJob) -> TrainingJob:
+    limit = float(STALL_SECONDS)
+    limits = {"stall_seconds": limit, "judge_seconds": limit, "heartbeat_seconds": 0.2}
+    watchdog = job.settings.watchdog.model_copy(update=limits)
     settings = job.settings.model_copy(update={"watchdog": watchdog})
     return TrainingJob(settings, job.snapshot, job.schema, job.checkpoint_folder, job.log_folder)
 
@@ -114,6 +146,28 @@ def test_a_worker_that_sleeps_for_ever_ends_the_run_with_its_rank_and_stack(
     text = failing(spark, two_workers, sleeps_for_ever)
     assert text.startswith("rank 1 of 2 made no progress for ")
     assert "time.sleep" in text or "sleeps_for_ever" in text or "fault" in text
+
+
+def test_workers_that_wait_for_each_other_end_the_run_with_their_stacks(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    text = failing(spark, two_workers, wait_for_each_other)
+    assert "made no progress for " in text
+    assert "in phase 'gather' (epoch 0, step 2)" in text
+    assert "broadcast" in text
+
+
+def test_a_worker_that_is_stopped_ends_the_run_with_its_rank(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    text = failing(spark, two_workers, is_stopped)
+    assert text.startswith("rank 1 of 2 gave no sign of life for ")
+
+
+def test_a_worker_that_waits_for_one_at_work_is_left_alone(spark: SparkSession, small_job: Jobs) -> None:
+    job = watched(small_job(workers=2, epochs=1))
+    results = launch.run(spark, job, lambda report: None, works_long)
+    assert [result["epochs"] for result in results] == [1, 1]
 
 
 def test_a_worker_that_leaves_with_exit_code_zero_is_no_success(

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from hinet_model.training.control.monitor import RunMonitor
-from hinet_model.training.control.reports import ABORT_EXIT_CODE, ReportClient, ReportList, ReportServer
-from hinet_model.training.control.watchdog import STALL_EXIT_CODE, Progress, Watchdog
+from hinet_model.training.control.report_server import ReportServer
+from hinet_model.training.control.reports import ABORT_EXIT_CODE, ReportClient, ReportList
+from hinet_model.training.control.watchdog import STALL_EXIT_CODE, PhaseLimits, Progress, Watchdog
+
+LIMITS = PhaseLimits(step=0.3, by_phase={"start": 60.0, "checkpoint": 1.5})
 
 
 def wait_until(condition: Any, seconds: float = 5.0) -> None:
@@ -111,12 +114,12 @@ def failed(rank: int, error: str, message: str = "m") -> dict[str, Any]:
 
 
 def stalled(rank: int, phase: str) -> dict[str, Any]:
-    state = {"phase": phase, "epoch": 2, "step": 5, "seconds_in_phase": 31.0}
+    state = {"phase": phase, "epoch": 2, "step": 5, "quiet_seconds": 31.0}
     return {"kind": "stalled", "rank": rank, "stack": "File x, line 1", **state}
 
 
 def judged(*reports: dict[str, Any]) -> str:
-    monitor = RunMonitor(4, lambda _: None)
+    monitor = RunMonitor(4, lambda _: None, LIMITS)
     for report in reports:
         monitor.receive(report)
     return str(monitor.error())
@@ -145,14 +148,14 @@ def test_a_killed_worker_is_named_with_the_place_of_its_last_heartbeat() -> None
         "phase": "compute",
         "epoch": 0,
         "step": 12,
-        "seconds_in_phase": 0.1,
+        "quiet_seconds": 0.1,
     }
     text = judged(beat, {"kind": "disconnected", "rank": 1}, failed(0, "HorovodInternalError"))
     assert text.startswith("rank 1 of 4 ended without a word at epoch 0, step 12")
 
 
 def test_what_ends_after_the_order_to_end_is_no_failure() -> None:
-    monitor = RunMonitor(2, lambda _: None)
+    monitor = RunMonitor(2, lambda _: None, LIMITS)
     monitor.receive(stalled(0, "data"))
     monitor.close()
     monitor.receive({"kind": "disconnected", "rank": 1})
@@ -164,7 +167,7 @@ def test_the_watchdog_ends_a_silent_worker_and_says_where_it_was(tmp_path: Path)
     progress.epoch, progress.step = 1, 4
     progress.enter("data")
     with (tmp_path / "log").open("w") as log:
-        watchdog = Watchdog(progress, reporter, stall_seconds=0.2, start_seconds=60, log=log, end=ends.append)
+        watchdog = Watchdog(progress, reporter, LIMITS, log, ends.append)
         wait_until(lambda: ends)
         watchdog.close()
     assert ends == [STALL_EXIT_CODE]
@@ -176,11 +179,90 @@ def test_the_watchdog_ends_a_silent_worker_and_says_where_it_was(tmp_path: Path)
 
 def test_the_watchdog_lets_a_worker_live_that_moves() -> None:
     progress, ends = Progress(), list[int]()
-    watchdog = Watchdog(
-        progress, ReportList(), stall_seconds=0.3, start_seconds=60, log=io.StringIO(), end=ends.append
-    )
+    watchdog = Watchdog(progress, ReportList(), LIMITS, io.StringIO(), ends.append)
     for _ in range(8):
         time.sleep(0.1)
         progress.enter("compute")
     watchdog.close()
     assert not ends
+
+
+def test_signs_of_life_keep_a_worker_alive_in_one_long_phase() -> None:
+    progress, ends = Progress(), list[int]()
+    progress.enter("validate")
+    watchdog = Watchdog(progress, ReportList(), LIMITS, io.StringIO(), ends.append)
+    for _ in range(10):
+        time.sleep(0.1)
+        progress.alive()
+    assert not ends
+    wait_until(lambda: ends)
+    watchdog.close()
+
+
+def test_each_phase_has_a_limit_of_its_own() -> None:
+    progress, ends = Progress(), list[int]()
+    progress.enter("checkpoint")
+    watchdog = Watchdog(progress, ReportList(), LIMITS, io.StringIO(), ends.append)
+    time.sleep(0.9)
+    assert not ends, "a checkpoint may be quiet for longer than a step"
+    wait_until(lambda: ends)
+    watchdog.close()
+
+
+def test_a_worker_that_waits_for_its_peers_ends_itself_only_when_nobody_works() -> None:
+    class Listener(ReportList):
+        told = False
+
+        def told_nobody_works(self) -> bool:
+            return self.told
+
+    reporter, progress, ends = Listener(), Progress(), list[int]()
+    progress.enter("exchange")
+    watchdog = Watchdog(progress, reporter, LIMITS, io.StringIO(), ends.append)
+    time.sleep(0.9)
+    assert not ends
+    reporter.told = True
+    wait_until(lambda: ends)
+    watchdog.close()
+    assert reporter.reports[0]["kind"] == "stalled"
+
+
+def beat(rank: int, phase: str, quiet: float) -> dict[str, Any]:
+    return {"kind": "heartbeat", "rank": rank, "phase": phase, "epoch": 0, "step": 9, "quiet_seconds": quiet}
+
+
+def test_waiting_for_a_peer_at_work_is_no_deadlock_and_waiting_for_each_other_is() -> None:
+    monitor = RunMonitor(2, lambda _: None, LIMITS)
+    monitor.receive(beat(0, "exchange", 50.0))
+    assert not monitor.nobody_works(), "the other one has not been heard yet"
+    monitor.receive(beat(1, "checkpoint", 0.1))
+    assert not monitor.nobody_works()
+    monitor.receive(beat(1, "agree", 0.1))
+    assert not monitor.nobody_works(), "it has only begun to wait"
+    monitor.receive(beat(1, "agree", 50.0))
+    assert monitor.nobody_works()
+
+
+def test_a_worker_that_waits_for_one_that_has_finished_waits_in_vain() -> None:
+    monitor = RunMonitor(2, lambda _: None, LIMITS)
+    monitor.receive(beat(0, "exchange", 50.0))
+    monitor.receive(beat(1, "compute", 0.0))
+    monitor.receive({"kind": "finished", "rank": 1})
+    assert monitor.nobody_works()
+
+
+def test_a_worker_whose_heart_stops_is_a_failure_and_a_finished_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hinet_model.training.control.monitor._LATE_SECONDS", 0.1)
+    monitor = RunMonitor(3, lambda _: None, LIMITS, settle_seconds=0.0)
+    for rank in range(3):
+        monitor.receive(beat(rank, "compute", 0.0))
+    monitor.receive({"kind": "finished", "rank": 0})
+    monitor.find_silent()
+    assert monitor.error() is None
+    time.sleep(0.6)
+    monitor.receive(beat(1, "compute", 0.0))
+    monitor.find_silent()
+    assert str(monitor.error()).startswith("rank 2 of 3 gave no sign of life for ")
+    assert "rank 1" not in str(monitor.error())

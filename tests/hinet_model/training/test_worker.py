@@ -225,3 +225,27 @@ def test_the_wait_for_data_is_measured(small_job: Jobs) -> None:
     assert 0 < entry["data_wait_share"] < 1
     assert entry["rows"] == 2003
     assert entry["rows_per_second"] > 0
+
+
+class Diary(Progress):
+    """Keeps the phases that were entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered: list[str] = []
+
+    def enter(self, phase: str) -> None:
+        super().enter(phase)
+        self.entered.append(phase)
+
+
+def test_what_takes_long_has_a_phase_and_a_limit_of_its_own(small_job: Jobs) -> None:
+    diary = Diary()
+    train(small_job(epochs=1), LocalWorld(), ReportList(), diary)
+    assert diary.entered.count("first batch") == 2, "of training and of validation"
+    assert diary.entered.count("data") > 2
+    assert {"judge", "gather"} & set(diary.entered)
+    assert diary.entered.count("checkpoint") >= 3, "its beginning, and signs of life in it"
+    resumed = Diary()
+    train(replace(small_job(epochs=2), resume=True), LocalWorld(), ReportList(), resumed)
+    assert "restore" in resumed.entered
