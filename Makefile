@@ -20,7 +20,7 @@ export PYSPARK_DRIVER_PYTHON := $(CURDIR)/$(BIN)/python
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup:  ## virtual environment, Horovod wheel, Delta's jars, compiled experts (skips what is there; GPU=1 builds Horovod with NCCL)
+setup:  ## virtual environment, Horovod wheel, jars of Delta and S3, compiled experts (skips what is there; GPU=1 builds Horovod with NCCL)
 	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "setup: Python 3.11 is missing:  apt-get install python3.11 python3.11-venv python3.11-dev" >&2; exit 2; }
 	@$(SYSTEM_PYTHON) build_tools/setup_environment.py $(if $(GPU),--gpu)
 

@@ -26,7 +26,10 @@ def main() -> None:
     """Write the archive; the folder of the virtual environment is its place."""
     CLASS_ARCHIVE.unlink(missing_ok=True)
     options = f"{local_java_options()} -XX:ArchiveClassesAtExit={CLASS_ARCHIVE}"
-    spark = delta.build_session("hinet set-up", {"spark.driver.extraJavaOptions": options})
+    # A place on S3, so that its client's jars are there too for the session that is given one (9 MB).
+    spark = delta.build_session(
+        "hinet set-up", {"spark.driver.extraJavaOptions": options}, places=["s3://any/place"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         try:
             use_what_the_jobs_use(spark, Path(folder))
@@ -81,6 +84,7 @@ def use_what_the_jobs_use(spark: delta.SparkSession, folder: Path) -> None:
             folder / "training",
             partition_by=["split"],
             schema=schema,
+            properties={"hinet.contract": "set-up"},
             options={"maxRecordsPerFile": "100"},
         )
     training = delta.read(spark, folder / "training")

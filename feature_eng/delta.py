@@ -1,25 +1,30 @@
 """Delta tables: the only place that reads or writes them.
 
-Training reads the Parquet files of a table version directly, without Delta. So
-:func:`snapshot` lists them from the version's log, and refuses, by name, every table
-feature that plain Parquet files would not show.
+Rows are read and written by Spark, through its public API. What a version is made of, its files, schema,
+properties and protocol, is read from the table's log by ``deltalake`` (delta-rs), which needs neither the JVM nor
+a cluster (docs/adr/0012).
+
+Training reads the Parquet files of a table version directly, without Delta. So :func:`snapshot` lists them from
+the version's log, and refuses, by name, every table feature that plain Parquet files would not show.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from py4j.protocol import Py4JJavaError
-from pyspark.sql import DataFrame, SparkSession
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType
 
 from feature_eng.snapshot import (
     CONTRACT_FINGERPRINT,
@@ -32,6 +37,7 @@ from feature_eng.snapshot import (
     SnapshotRef,
     schema_hash,
 )
+from foundation import access, places, stores
 from foundation.session import build_session as build_session
 
 # Type in the log -> Arrow dtype. Anything else in a training table is refused: the loader
@@ -41,34 +47,58 @@ _TRAINING_DTYPES = {"long": "int64", "integer": "int32", "float": "float32"}
 # Reader features that leave the rows in the files as they are.
 _HARMLESS_READER_FEATURES = {"v2Checkpoint", "vacuumProtocolCheck", "timestampNtz"}
 
+_FOOTERS_AT_ONCE = 16
+_COMMIT = re.compile(r"\d{20}\.json")
+_CHECKPOINT = re.compile(r"\d{20}\.checkpoint\.")
+_LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
+
+
+class _Listed(NamedTuple):
+    """A file as the log lists it.
+
+    Args:
+        uri: Percent-encoded, relative to the table or absolute.
+        size: Bytes.
+        partition: Value of each partition column.
+    """
+
+    uri: str
+    size: int
+    partition: Mapping[str, str | None]
+
 
 class _Log(NamedTuple):
     """What the log says about one version."""
 
+    table: str
     version: int
-    metadata: dict[str, Any]
-    protocol: dict[str, Any]
-    snapshot: Any  # the JVM's Snapshot
+    table_id: str
+    properties: Mapping[str, str]
+    fields: Sequence[Mapping[str, Any]]
+    partition_columns: Sequence[str]
+    reader_features: frozenset[str]
+    files: Sequence[_Listed]
+    has_deletion_vectors: bool
 
 
-def read(spark: SparkSession, path: str | Path, version: int | None = None) -> DataFrame:
+def read(spark: SparkSession, path: stores.Place, version: int | None = None) -> DataFrame:
     """Rows of one version of a table.
 
     Args:
         spark: Session made by :func:`foundation.session.build_session`.
-        path: Folder of the table.
+        path: Place of the table.
         version: Version to read; ``None`` for the newest.
 
     Raises:
         SnapshotError: If there is no such table or no such version.
     """
-    log = _log_of(spark, path, version)
-    return spark.read.format("delta").option("versionAsOf", log.version).load(table_path(path))
+    found = _open(path, version).version()
+    return spark.read.format("delta").option("versionAsOf", found).load(places.for_spark(path))
 
 
 def write(
     rows: DataFrame,
-    path: str | Path,
+    path: stores.Place,
     *,
     partition_by: Sequence[str] = (),
     properties: Mapping[str, str] | None = None,
@@ -77,239 +107,270 @@ def write(
 ) -> int:
     """Replace a table's rows in one commit; older versions stay readable.
 
-    Running it again with the same rows gives the same table as a new version. Without
-    ``schema`` the table takes the rows' own, with every column nullable, which is how
-    Delta derives one. With ``schema``, NOT NULL columns are enforced; the commit of the
-    rows is preceded by one that declares the table whenever its schema or its properties
-    are new. That version is empty, never old rows under new properties.
+    Running it again with the same rows gives the same table as a new version. Rows, schema and properties
+    are of one commit: a reader of the newest version, by path too, meets the old table or the new one.
 
     Args:
         rows: What the table shall hold.
-        path: Folder of the table.
+        path: Place of the table.
         partition_by: Partition columns.
-        properties: Table properties (with ``schema`` only; otherwise used at creation).
-        schema: Declared schema, with its nullability.
+        properties: All properties of the table; ``None`` keeps those that it has.
+        schema: The table's columns and their types. A null in one that is not nullable fails the write; that
+            is checked row by row as they are written, since Delta makes every column of a table that is
+            replaced together with its rows nullable.
         options: Options of the writer, such as ``maxRecordsPerFile``.
 
     Returns:
-        The new version.
+        The version that this commit made.
     """
     spark = rows.sparkSession
-    place = table_path(path)
-    writer = rows.write.format("delta").mode("overwrite").options(**(options or {}))
-    if partition_by:
-        writer = writer.partitionBy(*partition_by)
-    if schema is None:
-        writer = writer.option("overwriteSchema", "true").options(**(properties or {}))
+    place = places.for_spark(path)
+    if schema is not None:
+        rows = rows.select(*(_checked(field) for field in schema))
+    if properties is None:
+        writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+        writer.options(**(options or {})).partitionBy(*partition_by).save(place)
     else:
-        _declare(spark, place, schema, partition_by, properties or {})
-    writer.save(place)
-    return _log_of(spark, place, None).version
+        table = rows.writeTo(f"delta.`{place.replace('`', '``')}`").using("delta")
+        for key, value in properties.items():
+            table = table.tableProperty(key, value)
+        if partition_by:
+            table = table.partitionedBy(*map(F.col, partition_by))
+        table.options(**(options or {})).createOrReplace()
+    return int(spark.conf.get(_LAST_COMMIT) or 0)
 
 
-def snapshot(spark: SparkSession, path: str | Path, version: int | None = None) -> SnapshotRef:
+def snapshot(spark: SparkSession, path: stores.Place, version: int | None = None) -> SnapshotRef:
     """Pin one version of a training table.
 
     Args:
         spark: Session made by :func:`foundation.session.build_session`.
-        path: Folder of the table.
-        version: Version to pin; ``None`` for the newest one that holds rows.
+        path: Place of the table.
+        version: Version to pin; ``None`` for the newest.
 
     Raises:
         SnapshotError: If the version does not exist, holds no rows, is not a training table, or
             uses something that its plain Parquet files do not show: deletion vectors,
-            column mapping, type widening, unknown reader features, nullable columns.
+            column mapping, type widening, unknown reader features, nulls.
     """
-    log = _log_of(spark, path, version)
-    listed = _listed(spark, log)
-    # A rebuild with a new schema declares the table first; readers never see that step.
-    while version is None and not listed and log.version > 0:
-        log = _log_of(spark, path, log.version - 1)
-        listed = _listed(spark, log)
-    where = f"{table_path(path)} (version {log.version})"
-    _refuse_unreadable(where, log, listed)
-    columns = _training_columns(where, log.metadata)
-    configuration: dict[str, str] = log.metadata.get("configuration") or {}
+    log = _read_log(path, version)
+    where = f"{log.table} (version {log.version})"
+    _refuse_unreadable(where, log)
+    columns = _training_columns(where, log)
     wanted = (CONTRACT_NAME, CONTRACT_FINGERPRINT, ENCODER_DIGEST, ENCODER_PATH, SCENARIO_NAMES)
-    missing = [name for name in wanted if name not in configuration]
+    missing = [name for name in wanted if name not in log.properties]
     if missing:
         raise SnapshotError(
             f"{where}: not a training table, it lacks the properties {', '.join(missing)}; "
             "pin the table that jobs/build_features.py names 'training'"
         )
-    if not listed:
+    if not log.files:
         raise SnapshotError(f"{where}: holds no rows")
-    with ThreadPoolExecutor(8) as pool:
-        ordered = sorted(pool.map(lambda row: _data_file(table_path(path), row), listed), key=itemgetter(0))
+    # What is declared NOT NULL has none; of the other columns each file's footer must say so.
+    nullable = frozenset(field["name"] for field in log.fields if field["nullable"])
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        ordered = sorted(
+            pool.map(lambda listed: _data_file(log.table, listed, nullable), log.files), key=itemgetter(0)
+        )
     return SnapshotRef(
-        table=table_path(path),
+        table=log.table,
         version=log.version,
-        table_id=log.metadata["id"],
+        table_id=log.table_id,
         files=tuple(file for _, file in ordered),
         columns=columns,
         schema_hash=schema_hash(columns),
-        contract_name=configuration[CONTRACT_NAME],
-        contract_fingerprint=configuration[CONTRACT_FINGERPRINT],
-        encoder_path=configuration[ENCODER_PATH],
-        encoder_digest=configuration[ENCODER_DIGEST],
+        contract_name=log.properties[CONTRACT_NAME],
+        contract_fingerprint=log.properties[CONTRACT_FINGERPRINT],
+        encoder_path=log.properties[ENCODER_PATH],
+        encoder_digest=log.properties[ENCODER_DIGEST],
         scenario_rows=_scenario_rows(
-            read(spark, path, log.version), len(json.loads(configuration[SCENARIO_NAMES]))
+            read(spark, path, log.version), len(json.loads(log.properties[SCENARIO_NAMES]))
         ),
     )
 
 
-def properties(spark: SparkSession, path: str | Path, version: int | None = None) -> dict[str, str]:
+def properties(path: stores.Place, version: int | None = None) -> dict[str, str]:
     """Properties of one version of a table, and its id in the log as ``id``.
 
     Raises:
         SnapshotError: If there is no such table or no such version.
     """
-    metadata = _log_of(spark, path, version).metadata
-    return {**(metadata.get("configuration") or {}), "id": metadata["id"]}
+    metadata = _open(path, version).metadata()
+    return {**metadata.configuration, "id": str(metadata.id)}
 
 
-def newest_version(spark: SparkSession, path: str | Path) -> int:
+def newest_version(path: stores.Place) -> int:
     """Newest version of a table.
 
     Raises:
         SnapshotError: If there is no such table.
     """
-    return _log_of(spark, path, None).version
+    return int(_open(path, None).version())
 
 
-def table_path(path: str | Path) -> str:
-    """A table's absolute path; paths with a scheme are taken as they are."""
-    text = str(path)
-    return text if urlsplit(text).scheme and "://" in text else str(Path(text).absolute())
+def _checked(field: StructField) -> Column:
+    """A column as the schema declares it; a null in one that may hold none fails the write."""
+    column = F.col(f"`{field.name}`").cast(field.dataType)
+    if not field.nullable:
+        fault = F.raise_error(F.lit(f"NOT NULL constraint violated for column: {field.name}"))
+        column = F.coalesce(column, fault.cast(field.dataType))
+    return column.alias(field.name)
 
 
-def _declare(
-    spark: SparkSession,
-    place: str,
-    schema: StructType,
-    partition_by: Sequence[str],
-    properties: Mapping[str, str],
-) -> None:
-    exists = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(
-        spark._jsparkSession, place
-    ).tableExists()
-    if exists:
-        metadata = _log_of(spark, place, None).metadata
-        unchanged = (
-            StructType.fromJson(json.loads(metadata["schemaString"])) == schema
-            and metadata["partitionColumns"] == list(partition_by)
-            and (metadata.get("configuration") or {}) == dict(properties)
-        )
-        if unchanged:
-            return
-    columns = ", ".join(
-        f"`{field.name}` {field.dataType.simpleString()}{'' if field.nullable else ' NOT NULL'}"
-        for field in schema
-    )
-    partitions = f"PARTITIONED BY ({', '.join(f'`{name}`' for name in partition_by)})" if partition_by else ""
-    listed = ", ".join(f"{_quoted(key)} = {_quoted(value)}" for key, value in properties.items())
-    spark.sql(
-        f"{'REPLACE' if exists else 'CREATE'} TABLE delta.`{place.replace('`', '``')}` ({columns}) "
-        f"USING delta {partitions} {f'TBLPROPERTIES ({listed})' if listed else ''}"
-    )
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _log_of(spark: SparkSession, path: str | Path, version: int | None) -> _Log:
-    place = table_path(path)
-    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, place)
-
-    def default(method: str, position: int) -> Any:  # Scala's default arguments, as Java sees them
-        return getattr(log, f"{method}$default${position}")()
-
-    newest = log.update(*(default("update", position) for position in (1, 2, 3)))
-    if newest.version() < 0:
-        raise SnapshotError(f"{place}: there is no Delta table")
-    found = newest
-    if version is not None and version != newest.version():
-        if not 0 <= version < newest.version():
-            raise SnapshotError(f"{place}: there is no version {version}; the newest is {newest.version()}")
+def _open(path: stores.Place, version: int | None) -> DeltaTable:
+    """A version of a table as its log has it."""
+    place = stores.normalised(path)
+    address, options = access.for_delta_rs(place)
+    if version is not None and version >= 0:
         try:
-            found = log.getSnapshotAt(version, *(default("getSnapshotAt", position) for position in (2, 3)))
-        except Py4JJavaError as error:
-            raise SnapshotError(
-                f"{place}: version {version} can no longer be read, its log was cleaned up; "
-                f"the newest is {newest.version()} ({str(error.java_exception).splitlines()[0]})"
-            ) from None
-    return _Log(
-        version=found.version(),
-        metadata=json.loads(found.metadata().json())["metaData"],
-        protocol=json.loads(found.protocol().json())["protocol"],
-        snapshot=found,
+            found = DeltaTable(address, version=version, storage_options=options)
+        except DeltaError:
+            pass  # said below, with the newest version there is
+        else:
+            _refuse_gaps(place, version)
+            return found
+    try:
+        newest = DeltaTable(address, storage_options=options)
+        _refuse_gaps(place, newest.version())
+    except TableNotFoundError:
+        raise SnapshotError(f"{place}: there is no Delta table") from None
+    except (DeltaError, OSError) as error:
+        raise SnapshotError(f"{place}: its log cannot be read: {_first_line(error)}") from error
+    if version is None or version == newest.version():
+        return newest
+    if not 0 <= version < newest.version():
+        raise SnapshotError(f"{place}: there is no version {version}; the newest is {newest.version()}")
+    raise SnapshotError(
+        f"{place}: version {version} can no longer be read, its log was cleaned up; "
+        f"the newest is {newest.version()}"
     )
 
 
-def _listed(spark: SparkSession, log: _Log) -> list[Any]:
-    files = DataFrame(log.snapshot.allFiles().toDF(), spark)
-    rows: list[Any] = files.select("path", "partitionValues", "size", "deletionVector").collect()
-    return rows
+def _refuse_gaps(place: str, version: int) -> None:
+    """Refuse a log that lacks a commit: delta-rs goes on with what is left, and lists too few files."""
+    names = stores.names(stores.join(place, "_delta_log"))
+    commits = {int(name[:20]) for name in names if _COMMIT.fullmatch(name)}
+    checkpoints = {int(name[:20]) for name in names if _CHECKPOINT.match(name)}
+    start = max((found for found in checkpoints if found <= version), default=-1)
+    missing = next((wanted for wanted in range(start + 1, version + 1) if wanted not in commits), None)
+    if missing is not None:
+        raise SnapshotError(
+            f"{place}: version {version} can no longer be read, its log was cleaned up and lacks commit {missing}; "
+            f"the newest is {max(commits, default=version)}"
+        )
 
 
-def _refuse_unreadable(where: str, log: _Log, listed: Sequence[Any]) -> None:
-    configuration: dict[str, str] = log.metadata.get("configuration") or {}
-    if any(row["deletionVector"] is not None for row in listed):
+def _read_log(path: stores.Place, version: int | None) -> _Log:
+    table = _open(path, version)
+    metadata, protocol = table.metadata(), table.protocol()
+    features = frozenset(protocol.reader_features or ())
+    # delta-rs speaks Arrow's C interface, which pyarrow 14 reads.
+    actions = pa.table(table.get_add_actions())
+    partitions = (
+        actions.column("partition").to_pylist() if metadata.partition_columns else [{}] * actions.num_rows
+    )
+    return _Log(
+        table=stores.normalised(path),
+        version=int(table.version()),
+        table_id=str(metadata.id),
+        properties=dict(metadata.configuration),
+        fields=json.loads(table.schema().to_json())["fields"],
+        partition_columns=list(metadata.partition_columns),
+        reader_features=features,
+        files=[
+            _Listed(uri, size, partition)
+            for uri, size, partition in zip(
+                actions.column("path").to_pylist(),
+                actions.column("size_bytes").to_pylist(),
+                partitions,
+                strict=True,
+            )
+        ],
+        has_deletion_vectors="deletionVectors" in features
+        and any(batch.num_rows for batch in table.deletion_vectors()),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _refuse_unreadable(where: str, log: _Log) -> None:
+    if log.has_deletion_vectors:
         raise SnapshotError(
             f"{where}: has deletion vectors, so its files hold deleted rows; "
             "run REORG TABLE ... APPLY (PURGE) and pin the version that it makes"
         )
-    if configuration.get("delta.columnMapping.mode", "none") != "none":
+    if log.properties.get("delta.columnMapping.mode", "none") != "none":
         raise SnapshotError(
             f"{where}: has column mapping, so its files carry other column names; build the table anew"
         )
-    features = set(log.protocol.get("readerFeatures") or ())
-    if features & {"typeWidening", "typeWidening-preview"}:
+    if log.reader_features & {"typeWidening", "typeWidening-preview"}:
         raise SnapshotError(
             f"{where}: has type widening, so its files may hold narrower types; drop the table feature"
         )
-    unknown = sorted(features - _HARMLESS_READER_FEATURES - {"deletionVectors", "columnMapping"})
+    unknown = sorted(log.reader_features - _HARMLESS_READER_FEATURES - {"deletionVectors", "columnMapping"})
     if unknown:
         raise SnapshotError(f"{where}: has reader features that are not known here: {', '.join(unknown)}")
 
 
-def _training_columns(where: str, metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    partitions = metadata["partitionColumns"]
-    if partitions != ["split"]:
+def _training_columns(where: str, log: _Log) -> tuple[tuple[str, str], ...]:
+    if list(log.partition_columns) != ["split"]:
         raise SnapshotError(f"{where}: not a training table, it is not partitioned by 'split' alone")
-    fields = [
-        field for field in json.loads(metadata["schemaString"])["fields"] if field["name"] not in partitions
-    ]
+    fields = [field for field in log.fields if field["name"] not in log.partition_columns]
     faults = [
         f"column {field['name']!r} is of type {field['type']}; expected one of {', '.join(_TRAINING_DTYPES)}"
         for field in fields
         if not isinstance(field["type"], str) or field["type"] not in _TRAINING_DTYPES
     ]
-    # One null turns int64 ids into floats in the reader, so a null must be impossible.
-    faults += [f"column {field['name']!r} may hold nulls" for field in fields if field["nullable"]]
     if faults:
         raise SnapshotError("\n".join(f"{where}: {fault}" for fault in faults))
     return tuple((field["name"], _TRAINING_DTYPES[field["type"]]) for field in fields)
 
 
-def _data_file(table: str, row: Any) -> tuple[tuple[str, int, str], DataFile]:
+def _data_file(
+    table: str, listed: _Listed, nullable: frozenset[str]
+) -> tuple[tuple[str, int, str], DataFile]:
     """A file, and what to order it by: names are drawn anew at every write, the rows are not."""
-    # The log holds URIs, relative to the table or absolute. They are decoded once, never twice.
-    uri: str = row["path"]
-    decoded = unquote(uri.removeprefix("file://").removeprefix("file:"))
-    path = decoded if uri.startswith("/") or urlsplit(uri).scheme else f"{table}/{decoded}"
+    path = _place_of(table, listed.uri)
+    split = listed.partition["split"]
+    if split is None:
+        raise SnapshotError(f"{path}: its rows are of no split; column 'split' holds nulls")
     try:
-        with pq.ParquetFile(path) as file:
-            footer = file.metadata
+        with stores.open_input(path) as stream:
+            footer = pq.ParquetFile(stream).metadata
     except (OSError, ValueError) as error:
         raise SnapshotError(
             f"{path}: the table's log lists this file, but it cannot be read: {error}"
         ) from None
     groups = tuple(footer.row_group(place).num_rows for place in range(footer.num_row_groups))
-    split: str = row["partitionValues"]["split"]
-    file_of_snapshot = DataFile(path=path, size=row["size"], split=split, row_groups=groups)
-    return (split, _least_row_id(footer), path), file_of_snapshot
+    _refuse_nulls(path, footer, nullable)
+    return (split, _least_row_id(footer), path), DataFile(path, listed.size, split, groups)
+
+
+def _place_of(table: str, uri: str) -> str:
+    """Where a file that the log lists lies: the log holds URIs, decoded here once and never twice."""
+    if stores.has_scheme(uri):  # of another table, in a shallow clone
+        return stores.normalised(uri if uri.startswith("file:") else unquote(uri))
+    decoded = unquote(uri)
+    return decoded if uri.startswith("/") else f"{table}/{decoded}"
+
+
+def _refuse_nulls(path: str, footer: pq.FileMetaData, nullable: frozenset[str]) -> None:
+    """One null turns int64 ids into floats in the reader, so there must be none, and proof of it."""
+    names = [footer.schema.column(place).path for place in range(footer.num_columns)]
+    for place, name in enumerate(names):
+        if name not in nullable:
+            continue
+        for group in range(footer.num_row_groups):
+            statistics = footer.row_group(group).column(place).statistics
+            if statistics is None or not statistics.has_null_count:
+                raise SnapshotError(f"{path}: column {name!r} may hold nulls, the file does not count them")
+            if statistics.null_count:
+                raise SnapshotError(
+                    f"{path}: column {name!r} holds {statistics.null_count} nulls; expected none, "
+                    "build the features again"
+                )
 
 
 def _least_row_id(footer: pq.FileMetaData) -> int:

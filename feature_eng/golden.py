@@ -26,7 +26,7 @@ def golden_rows(
     Raises:
         SnapshotError: The table does not say which examples it was made of.
     """
-    properties = delta.properties(spark, snapshot.table, snapshot.version)
+    properties = delta.properties(snapshot.table, snapshot.version)
     missing = [name for name in (EXAMPLES_PATH, EXAMPLES_VERSION) if name not in properties]
     if missing:
         raise SnapshotError(

@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from foundation import stores
 from foundation.settings import UserError
 
 CONTRACT_NAME = "hinet.contract"
@@ -33,7 +33,7 @@ class DataFile:
     """One Parquet file of a snapshot.
 
     Args:
-        path: Absolute path, decoded; without a scheme where the file is local or mounted.
+        path: Its place, in the one form of `foundation.stores`.
         size: Bytes, as the table's log has them.
         split: The split whose rows the file holds.
         row_groups: Rows of each row group, in file order.
@@ -55,7 +55,7 @@ class SnapshotRef:
     """One version of a training table, pinned.
 
     Args:
-        table: Absolute path of the table.
+        table: Place of the table, in the one form of `foundation.stores`.
         version: Version in the table's log.
         table_id: The log's id of the table; another table at the same path has another one.
         files: Its data files, by split and then by the least row_id in them: equal rows, equal order.
@@ -63,7 +63,7 @@ class SnapshotRef:
         schema_hash: SHA-256 (hex) of ``columns``.
         contract_name: Name of the data contract the rows were made by.
         contract_fingerprint: SHA-256 (hex) of that contract.
-        encoder_path: Folder of the encoder state.
+        encoder_path: Place of the encoder state.
         encoder_digest: SHA-256 (hex) of the encoder state.
         scenario_rows: Split -> rows of each scenario, in the contract's order.
     """
@@ -94,15 +94,14 @@ class SnapshotRef:
         Raises:
             SnapshotError: Names the first file that is gone or has changed.
         """
-        for file in self.files_of(split):
-            where = f"version {self.version} of {self.table}"
-            try:
-                size = Path(file.path).stat().st_size
-            except OSError:
+        where = f"version {self.version} of {self.table}"
+        files = self.files_of(split)
+        for file, size in zip(files, stores.sizes([file.path for file in files]), strict=True):
+            if size is None:
                 raise SnapshotError(
                     f"{file.path}: the file is gone, so {where} can no longer be read; "
                     "was the table vacuumed? Build the features again or pin a newer version"
-                ) from None
+                )
             if size != file.size:
                 raise SnapshotError(
                     f"{file.path}: the file has {size} bytes where {where} recorded {file.size}; "

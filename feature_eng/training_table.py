@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -30,6 +29,7 @@ from feature_eng.snapshot import (
     SCENARIO_NAMES,
     SnapshotRef,
 )
+from foundation import stores
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ _BLOCK_BYTES = 1 << 30
 
 def write(
     encoded: DataFrame,
-    path: str | Path,
+    path: stores.Place,
     state: EncoderState,
-    encoder_path: str | Path,
+    encoder_path: stores.Place,
     *,
     rows_per_group: int = ROWS_PER_GROUP,
     seed: int = 0,
@@ -60,7 +60,7 @@ def write(
 
     Args:
         encoded: As :func:`feature_eng.encoder.spark.encode` gives them. Read twice.
-        path: Folder of the table.
+        path: Place of the table.
         state: The encoder that made the rows.
         encoder_path: Where that encoder is saved.
         rows_per_group: Most rows of a row group. The training split gets at least
@@ -192,12 +192,12 @@ def _schema(state: EncoderState) -> T.StructType:
     return T.StructType([*fields, T.StructField("split", T.StringType(), nullable=False)])
 
 
-def _properties(state: EncoderState, encoder_path: str | Path, retention: str) -> dict[str, str]:
+def _properties(state: EncoderState, encoder_path: stores.Place, retention: str) -> dict[str, str]:
     return {
         CONTRACT_NAME: state.contract.name,
         CONTRACT_FINGERPRINT: state.fingerprint,
         ENCODER_DIGEST: state.digest,
-        ENCODER_PATH: str(Path(encoder_path).absolute()),
+        ENCODER_PATH: stores.normalised(encoder_path),
         SCENARIO_NAMES: json.dumps(state.scenario_names),
         # Readers of the plain files would not see these.
         "delta.enableDeletionVectors": "false",

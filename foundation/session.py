@@ -13,11 +13,13 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundation import access
+from foundation.places import Place, for_spark, scheme_of
 from foundation.settings import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +30,27 @@ LOG_FOLDER = Path("local/logs")
 """Where the output of a Spark that a job starts goes, below the current directory."""
 _LARGEST_LOG = 8 * 2**20
 _DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
+
+# Hadoop's client for S3, of the release that Spark 4.0 brings, and of Amazon's SDK the parts that it calls (9 MB):
+# the bundle that it asks for itself has 600 MB. What Spark has on board is not fetched again.
+_SDK = "2.24.12"
+S3_PACKAGES = (
+    "org.apache.hadoop:hadoop-aws:3.4.1",
+    f"software.amazon.awssdk:s3:{_SDK}",
+    f"software.amazon.awssdk:s3-transfer-manager:{_SDK}",
+    f"software.amazon.awssdk:sts:{_SDK}",
+)
+_PACKAGES, _EXCLUDES = "spark.jars.packages", "spark.jars.excludes"
+S3_EXCLUDES = (
+    "software.amazon.awssdk:bundle",
+    "software.amazon.awssdk.crt:*",
+    "org.wildfly.openssl:*",
+    "io.netty:*",
+    "org.slf4j:*",
+    "org.apache.httpcomponents:*",
+    "commons-codec:*",
+    "commons-logging:*",
+)
 
 _ALWAYS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -54,25 +77,30 @@ _LOCAL = {
 }
 
 
-def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) -> SparkSession:
+def build_session(
+    app_name: str, extra_conf: Mapping[str, str] | None = None, places: Sequence[Place] = ()
+) -> SparkSession:
     """Start Spark with Delta, or return the session that runs already.
 
     Args:
         app_name: Name of the application, where none is given from outside.
         extra_conf: Settings of the caller. They give way to ``--conf``, ``--packages``, a
             properties file and ``spark-defaults.conf``.
+        places: Where the tables lie that the session will read and write. A local session fetches what Spark
+            lacks for S3; on a cluster that is part of its set-up.
 
     What Java and Ivy write while they start, and Spark's own log, goes to a file of `LOG_FOLDER`; a Spark that
     spark-submit has started goes on writing where it was told to.
 
     Raises:
-        UserError: If Spark cannot start, or if the running Spark has no Delta and it is too late to add it.
+        UserError: If Spark cannot start, or if the running Spark lacks Delta, or a store's client, and it is
+            too late to add it.
     """
     from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
     given = _given_conf()
-    wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})})
+    wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})}, places)
     if _is_local(given, extra_conf or {}):
         # Local Python workers must be of the driver's environment, not of the first python3 on PATH.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -97,7 +125,29 @@ def build_session(app_name: str, extra_conf: Mapping[str, str] | None = None) ->
             f"Spark runs without Delta ({type(error).__name__}); start the job with "
             f"--packages {DELTA_PACKAGE}, or with --properties-file conf/spark/local.conf"
         ) from None
+    access.adopt(dict(spark.sparkContext.getConf().getAll()))
+    for place in places:
+        _check_store(spark, place)
     return spark
+
+
+def _check_store(spark: SparkSession, place: Place) -> None:
+    """Refuse a place whose store Spark has no client for."""
+    scheme, colon, _ = for_spark(place).partition("://")
+    if not colon:
+        return
+    try:
+        spark._jvm.org.apache.hadoop.fs.FileSystem.getFileSystemClass(
+            scheme, spark._jsparkSession.sessionState().newHadoopConf()
+        )
+    except Exception:
+        how = "add its connector to spark.jars.packages"
+        if scheme == "s3a":
+            how = (
+                f"start the job with --packages {','.join((DELTA_PACKAGE, *S3_PACKAGES))} "
+                f"--conf '{_EXCLUDES}={','.join(S3_EXCLUDES)}'"
+            )
+        raise UserError(f"{place}: Spark has no client for {scheme}: stores; {how}") from None
 
 
 @contextmanager
@@ -121,24 +171,35 @@ def _java_writes_to(log: Path) -> Iterator[None]:
         os.close(terminal)
 
 
-def wanted_conf(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> dict[str, str]:
-    """What is to be set: what is missing from ``given``, and Delta added to its lists.
+def wanted_conf(
+    given: Mapping[str, str], extra_conf: Mapping[str, str], places: Sequence[Place] = ()
+) -> dict[str, str]:
+    """What is to be set: what is missing from ``given``, and Delta, and S3 where needed, added to its lists.
 
     Args:
         given: Settings from outside.
         extra_conf: Settings of the caller.
+        places: As in `build_session`.
     """
     local = {}
     if _is_local(given, extra_conf):
         local = {**_LOCAL, **_local_places(), "spark.driver.extraJavaOptions": local_java_options()}
-    wanted = {**_ALWAYS, **local, **extra_conf}
+    wanted = {**_ALWAYS, **access.spark_conf(places), **local, **extra_conf}
     missing = {key: value for key, value in wanted.items() if key not in given}
-    for key, own in (("spark.jars.packages", DELTA_PACKAGE), ("spark.sql.extensions", _DELTA_EXTENSION)):
-        named = [name for name in given.get(key, wanted.get(key, "")).split(",") if name]
-        artifact = own.rpartition(":")[0] or own
-        is_named = any(name.startswith(artifact) for name in named)
+    own_entries = [(_PACKAGES, DELTA_PACKAGE), ("spark.sql.extensions", _DELTA_EXTENSION)]
+    if local and any(scheme_of(place) == "s3" for place in places):
+        own_entries += [(_PACKAGES, package) for package in S3_PACKAGES]
+        own_entries += [(_EXCLUDES, name) for name in S3_EXCLUDES]
+    for key, own in own_entries:
+        named = [name for name in missing.get(key, given.get(key, "")).split(",") if name]
+        is_named = _artifact(own) in map(_artifact, named)
         missing[key] = ",".join(named if is_named else [*named, own])
     return missing
+
+
+def _artifact(name: str) -> str:
+    """``group:artifact`` of ``group:artifact:version``; names of classes as they are."""
+    return name.rpartition(":")[0] or name
 
 
 def local_java_options() -> str:

@@ -6,12 +6,21 @@ Every section is frozen, refuses unknown keys, and checks its own ranges. A run'
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from foundation import stores
 from foundation.settings import Settings
+
+
+def _usable_place(text: str) -> str:
+    stores.normalised(text)  # raises for a store that is not supported
+    return text
+
+
+#: A path, or the URI of a store that `foundation.stores` knows.
+Place = Annotated[str, Field(min_length=1), AfterValidator(_usable_place)]
 
 #: How scenario weights are formed; the arithmetic is in `hinet_model.objective.losses`.
 LossScheme = Literal["proportion", "uniform", "sqrt", "fixed"]
@@ -23,19 +32,17 @@ Balance = Literal["none", "uncertainty", "dwa", "gradnorm", "pcgrad"]
 class DataSettings(Settings):
     """Which training table, and which version of it, the run reads."""
 
-    table: str = Field(default="local/warehouse/movielens/training", min_length=1)
-    """Delta table written by `jobs/build_features.py`: a path, or a path below `warehouse`."""
+    table: Place = "local/warehouse/movielens/training"
+    """Delta table written by `jobs/build_features.py`: a path or URI, or a path below `warehouse`."""
     version: int | None = Field(default=None, ge=0)
     """Version of the table; null pins the newest one at the start of the run."""
-    warehouse: str | None = None
-    """Folder that a relative `table` is looked up in; null means the current directory."""
+    warehouse: Place | None = None
+    """Path or URI that a relative `table` is looked up in; null means the current directory."""
 
     @property
     def location(self) -> str:
-        """Path of the training table, below the warehouse where one is given."""
-        if self.warehouse is None or Path(self.table).is_absolute() or "://" in self.table:
-            return self.table
-        return f"{self.warehouse.rstrip('/')}/{self.table}"
+        """Place of the training table, below the warehouse where one is given."""
+        return stores.beside(self.table, self.warehouse)
 
 
 class LossSettings(Settings):
@@ -162,7 +169,7 @@ class TrainingSettings(Settings):
 class CheckpointSettings(Settings):
     """Where the run's state is kept, and how much of it."""
 
-    folder: str = Field(default="local/checkpoints", min_length=1)
+    folder: Place = "local/checkpoints"
     """Folder of all runs' checkpoints; each run has its own below it."""
     every_epochs: int = Field(default=1, ge=1)
     """Epochs between two checkpoints."""

@@ -6,7 +6,6 @@ import argparse
 import logging
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
@@ -24,6 +23,7 @@ from feature_eng.examples import to_examples
 from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
 from feature_eng.sources.raw import read_raw
 from feature_eng.split import with_split
+from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table
 
 logger = logging.getLogger("build_features")
@@ -55,7 +55,10 @@ def arguments() -> argparse.ArgumentParser:
         "--source", metavar="PATH", help="folder of the raw files; default: what the reader finds"
     )
     parser.add_argument(
-        "--warehouse", default="local/warehouse", metavar="DIR", help="where tables go (%(default)s)"
+        "--warehouse",
+        default="local/warehouse",
+        metavar="PLACE",
+        help="where tables go, a path or a URI (%(default)s)",
     )
     parser.add_argument(
         "--rows-per-group", type=int, default=training_table.ROWS_PER_GROUP, metavar="N",
@@ -72,7 +75,9 @@ def main() -> None:
     given = arguments().parse_args()
     contract = load_contract(given.contract, given.overrides)
     started = time.monotonic()
-    spark = delta.build_session("build_features")
+    sources = [table.path for table in contract.source.tables.values()]
+    places = [given.warehouse, *([given.source] if given.source else sources)]
+    spark = delta.build_session("build_features", places=places)
     try:
         build(spark, contract, given.source, given.warehouse, given.rows_per_group, given.seed)
         say(f"took {time.monotonic() - started:.0f} s")
@@ -84,17 +89,17 @@ def build(
     spark: SparkSession,
     contract: Contract,
     source: str | None,
-    warehouse: str | Path,
+    warehouse: stores.Place,
     rows_per_group: int = training_table.ROWS_PER_GROUP,
     seed: int = 0,
 ) -> SnapshotRef:
     """Run the stages in order and print what came of them."""
-    root = Path(warehouse).absolute() / contract.name
+    root = stores.join(warehouse, contract.name)
     write_events(spark, contract, source, root)
     examples, examples_version = write_examples(spark, contract, root)
     cells, data_version = count_examples(examples, contract)
     state = fit(examples, contract)
-    encoder_path = root / "encoder" / state.digest
+    encoder_path = stores.join(root, "encoder", state.digest)
     state.save(encoder_path)
     logger.info("encoder fitted on train: %s", encoder_path)
     # Read three times: compared, counted, written.
@@ -104,14 +109,14 @@ def build(
         compared = check_agreement(examples, encoded, state, SAMPLE_ROWS, num_rows)
         snapshot = training_table.write(
             encoded,
-            root / "training",
+            stores.join(root, "training"),
             state,
             encoder_path,
             rows_per_group=rows_per_group,
             seed=seed,
             properties={
                 "hinet.data_version": data_version,
-                EXAMPLES_PATH: str(root / "examples"),
+                EXAMPLES_PATH: stores.join(root, "examples"),
                 EXAMPLES_VERSION: str(examples_version),
             },
         )
@@ -121,18 +126,22 @@ def build(
     return snapshot
 
 
-def write_events(spark: SparkSession, contract: Contract, source: str | None, root: Path) -> None:
+def write_events(spark: SparkSession, contract: Contract, source: str | None, root: str) -> None:
     """Raw rows to the tables of events and rejects; every row that came in is in one of them."""
     raw = read_raw(spark, contract, source)
     events = to_events(raw, contract)
-    delta.write(events.impressions, root / "events")
-    delta.write(events.rejects, root / "rejects")
-    for name, rows in events.related.items():
-        delta.write(rows, root / f"events_{name}")
     main_table = contract.source.main_table
-    rejected = delta.read(spark, root / "rejects").groupBy("table", "reason").agg(F.count("*").alias("rows"))
+    rejects = stores.join(root, "rejects")
+    rows_of = {
+        main_table: stores.join(root, "events"),
+        **{name: stores.join(root, f"events_{name}") for name in events.related},
+    }
+    delta.write(events.impressions, rows_of[main_table])
+    delta.write(events.rejects, rejects)
+    for name, rows in events.related.items():
+        delta.write(rows, rows_of[name])
+    rejected = delta.read(spark, rejects).groupBy("table", "reason").agg(F.count("*").alias("rows"))
     reasons = rejected.orderBy("table", "reason").collect()
-    rows_of = {main_table: root / "events", **{name: root / f"events_{name}" for name in events.related}}
     table_rows = []
     for name, path in rows_of.items():
         rows_in, rows_out = raw[name].count(), delta.read(spark, path).count()
@@ -146,18 +155,19 @@ def write_events(spark: SparkSession, contract: Contract, source: str | None, ro
         say_table(["table", "rejected because", "rows"], [tuple(row) for row in reasons])
 
 
-def write_examples(spark: SparkSession, contract: Contract, root: Path) -> tuple[DataFrame, int]:
+def write_examples(spark: SparkSession, contract: Contract, root: str) -> tuple[DataFrame, int]:
     """Events to the table of examples: labels, split, behaviour up to each row's time; and its version."""
     names = {task.table for task in contract.tasks.values() if task.table is not None}
     events = Events(
-        impressions=delta.read(spark, root / "events"),
-        related={name: delta.read(spark, root / f"events_{name}") for name in sorted(names)},
-        rejects=delta.read(spark, root / "rejects"),
+        impressions=delta.read(spark, stores.join(root, "events")),
+        related={name: delta.read(spark, stores.join(root, f"events_{name}")) for name in sorted(names)},
+        rejects=delta.read(spark, stores.join(root, "rejects")),
     )
     examples = with_behaviour(with_split(to_examples(events, contract), contract), contract)
-    version = delta.write(encoder.with_row_id(examples, contract), root / "examples")
-    logger.info("examples: %s, version %d", root / "examples", version)
-    return delta.read(spark, root / "examples", version), version
+    table = stores.join(root, "examples")
+    version = delta.write(encoder.with_row_id(examples, contract), table)
+    logger.info("examples: %s, version %d", table, version)
+    return delta.read(spark, table, version), version
 
 
 def count_examples(examples: DataFrame, contract: Contract) -> tuple[list[Cell], str]:

@@ -54,7 +54,7 @@ def main() -> None:
     champion = registry.find(client, name, registry.CHAMPION)
     if champion is not None and champion.version == challenger.version:
         champion = None
-    spark = delta.build_session("evaluate")
+    spark = delta.build_session("evaluate", places=[training_table(challenger)[0]])
     try:
         rows, described = frozen_rows(spark, challenger)
         challenger_cells = judged(spark, client, challenger, rows)
@@ -74,12 +74,18 @@ def main() -> None:
     summarise(result, challenger)
 
 
-def frozen_rows(spark: SparkSession, version: RegisteredVersion) -> tuple[DataFrame, dict[str, str]]:
-    """The test rows of the data that a version was trained on, raw, and how to find them again."""
+def training_table(version: RegisteredVersion) -> tuple[str, int]:
+    """The table that a version was trained on, and which version of it."""
     table, training_version = version.tags.get("delta_table"), version.tags.get("delta_version")
     if not table or not training_version:
         raise UserError(f"{version.uri}: names no training data; its tags lack delta_table, delta_version")
-    properties = delta.properties(spark, table, int(training_version))
+    return table, int(training_version)
+
+
+def frozen_rows(spark: SparkSession, version: RegisteredVersion) -> tuple[DataFrame, dict[str, str]]:
+    """The test rows of the data that a version was trained on, raw, and how to find them again."""
+    table, training_version = training_table(version)
+    properties = delta.properties(table, training_version)
     if properties["id"] != version.tags.get("table_id"):
         raise SnapshotError(f"{table}: is another table than the one that {version.uri} was trained on")
     missing = [key for key in (EXAMPLES_PATH, EXAMPLES_VERSION) if key not in properties]

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from feature_eng import delta
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
+from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, registry
@@ -60,30 +61,30 @@ def main() -> None:
     client = registry.connect(settings.mlflow.tracking_uri)
     version = registry.resolve(client, settings.mlflow.registered_model, given.model_version)
     started = time.monotonic()
-    spark = delta.build_session("score")
-    try:
-        with tempfile.TemporaryDirectory(prefix="hinet-download-") as cache:
-            folder = registry.model_folder(registry.fetch(client, version, Path(cache)))
-            scorer = Scorer.load(folder)
-            table, table_version = input_table(spark, given.input, settings, scorer, version)
+    with tempfile.TemporaryDirectory(prefix="hinet-download-") as cache:
+        folder = registry.model_folder(registry.fetch(client, version, Path(cache)))
+        scorer = Scorer.load(folder)
+        table, table_version = input_table(given.input, settings, scorer, version)
+        output = given.output or stores.join(stores.parent(table), "scores")
+        lineage = {
+            "model_name": version.name,
+            "model_version": version.version,
+            "run_id": version.run_id,
+            "input_table": table,
+            "input_version": str(table_version),
+            "contract_fingerprint": scorer.contract_fingerprint,
+        }
+        spark = delta.build_session("score", places=[table, output])
+        try:
             rows = delta.read(spark, table, table_version)
             if given.where:
                 rows = rows.where(given.where)
-            output = given.output or str(Path(table).parent / "scores")
-            lineage = {
-                "model_name": version.name,
-                "model_version": version.version,
-                "run_id": version.run_id,
-                "input_table": table,
-                "input_version": str(table_version),
-                "contract_fingerprint": scorer.contract_fingerprint,
-            }
             shipment = scoring.ship(spark, folder, f"{version.name}-{version.version}")
             keep = [key for key in scorer.state.contract.columns.key if key in rows.columns]
             written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
-        summarise(spark, output, written, scorer)
-    finally:
-        spark.stop()
+            summarise(spark, output, written, scorer)
+        finally:
+            spark.stop()
     say(f"took {time.monotonic() - started:.0f} s")
     if "evaluated_against" in version.tags:
         say(f"\n{version.uri} on its test rows")
@@ -93,7 +94,6 @@ def main() -> None:
 
 
 def input_table(
-    spark: SparkSession,
     given: str | None,
     settings: RunSettings,
     scorer: Scorer,
@@ -101,11 +101,11 @@ def input_table(
 ) -> tuple[str, int | None]:
     """The table to score and its version, made by the contract that the model was trained by."""
     if given is not None:
-        table, table_version = delta.table_path(given), delta.newest_version(spark, given)
-        fingerprint = delta.properties(spark, table, table_version).get(CONTRACT_FINGERPRINT)
+        table, table_version = stores.normalised(given), delta.newest_version(given)
+        fingerprint = delta.properties(table, table_version).get(CONTRACT_FINGERPRINT)
     else:
         training = settings.data.location
-        properties = delta.properties(spark, training)
+        properties = delta.properties(training)
         missing = [key for key in (EXAMPLES_PATH, EXAMPLES_VERSION) if key not in properties]
         if missing:
             raise SnapshotError(
@@ -171,7 +171,7 @@ def summarise(spark: SparkSession, output: str, written: int, scorer: Scorer) ->
             if name in counted
         ],
     )
-    say(f"scores    table {delta.table_path(output)} version {written}")
+    say(f"scores    table {stores.normalised(output)} version {written}")
 
 
 if __name__ == "__main__":

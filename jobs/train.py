@@ -61,7 +61,7 @@ def main() -> int:
     settings = load_settings(RunSettings, given.config, given.overrides)
     versions.check()
     workers = settings.training.workers
-    spark = build_session("train", {"spark.master": f"local[{max(2, workers)}]"})
+    spark = build_session("train", {"spark.master": f"local[{max(2, workers)}]"}, [settings.data.location])
     try:
         snapshot = delta.snapshot(spark, settings.data.location, settings.data.version)
         state = EncoderState.load(snapshot.encoder_path)

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,9 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_eng.contract import Contract, History, to_contract
+from foundation import stores
 from foundation.settings import UserError
 
 FORMAT = 1
+STATE_FILE = "encoder.json"
+VOCABULARY_FOLDER = "vocabularies"
 UNKNOWN = 0
 PADDING = -1
 
@@ -202,51 +201,51 @@ class EncoderState:
         """The state without its vocabularies' values, which their digests stand for."""
         return json.dumps({**self._content(), "digest": self.digest}, indent=1)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the state: ``encoder.json`` and one Parquet file per vocabulary.
+    def save(self, folder: stores.Place) -> None:
+        """Write the state: one Parquet file per vocabulary, and ``encoder.json``.
 
-        The folder appears whole or not at all. A folder that holds this very state is left alone.
+        ``encoder.json`` comes last: without it there is no state. A folder that holds this very state is left
+        alone; what a save that was cut left of it is written again.
+
+        Args:
+            folder: A place of `foundation.stores`.
 
         Raises:
             EncoderError: If the folder holds something else.
         """
-        folder = Path(folder)
-        if folder.exists():
+        if stores.exists(stores.join(folder, STATE_FILE)):
             if EncoderState.load(folder).digest != self.digest:
                 raise EncoderError(f"{folder}: holds another encoder; expected digest {self.digest}")
             return
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
-        try:
-            (draft / "vocabularies").mkdir()
-            for name, keys in self.vocabularies.items():
-                pq.write_table(pa.table({"key": keys}), draft / "vocabularies" / f"{name}.parquet")
-            (draft / "encoder.json").write_text(self.to_json(), encoding="utf-8")
-            draft.chmod(0o755)
-            os.rename(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        foreign = [
+            name for name in stores.names(folder) if name != VOCABULARY_FOLDER and not name.startswith(".")
+        ]
+        if foreign:
+            raise EncoderError(f"{folder}: holds {', '.join(foreign)}; expected a new or empty folder")
+        for name, keys in self.vocabularies.items():
+            content = pa.BufferOutputStream()
+            pq.write_table(pa.table({"key": keys}), content)
+            stores.write_bytes(_keys_place(folder, name), content.getvalue().to_pybytes())
+        stores.write_text(stores.join(folder, STATE_FILE), self.to_json())
 
     @classmethod
-    def load(cls, folder: str | Path) -> EncoderState:
+    def load(cls, folder: stores.Place) -> EncoderState:
         """Read what :meth:`save` wrote, and check every digest.
 
         Raises:
             EncoderError: If something is missing, damaged or of another format.
         """
-        folder = Path(folder)
         try:
-            content: dict[str, Any] = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(stores.read_text(stores.join(folder, STATE_FILE)))
             if content.get("format") != FORMAT:
                 raise EncoderError(
                     f"{folder}: encoder of format {content.get('format')}; expected {FORMAT}, build it again"
                 )
             state = cls(
-                contract=to_contract(content["contract"], str(folder / "encoder.json")),
+                contract=to_contract(content["contract"], stores.join(folder, STATE_FILE)),
                 operations={name: _operation(given) for name, given in content["operations"].items()},
                 vocabularies={
-                    name: _read_keys(folder / "vocabularies" / f"{name}.parquet")
-                    for name in content["vocabularies"]
+                    name: _read_keys(_keys_place(folder, name)) for name in content["vocabularies"]
                 },
                 raw_types=content["raw_types"],
             )
@@ -293,8 +292,13 @@ def keys_digest(keys: pa.Array) -> str:
     return digest.hexdigest()
 
 
-def _read_keys(path: Path) -> pa.Array:
-    column = pq.read_table(path, columns=["key"]).column("key")
+def _keys_place(folder: stores.Place, vocabulary: str) -> str:
+    return stores.join(folder, VOCABULARY_FOLDER, f"{vocabulary}.parquet")
+
+
+def _read_keys(place: str) -> pa.Array:
+    with stores.open_input(place) as stream:
+        column = pq.read_table(stream, columns=["key"]).column("key")
     return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
 
 

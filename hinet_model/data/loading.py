@@ -30,10 +30,12 @@ from petastorm.workers_pool import thread_pool
 from petastorm.workers_pool.ventilator import Ventilator
 
 from feature_eng.snapshot import SnapshotRef
+from foundation import stores
 from foundation.settings import UserError
 from hinet_model.data.batch import Batch, BatchLayout
 from hinet_model.data.plan import EpochPlan, Piece
 from hinet_model.data.prefetch import Prefetch
+from hinet_model.data.store_files import StoreFiles
 from hinet_model.data.windows import Columns, LaneWindow, joined
 
 LOOKAHEAD = 3
@@ -63,9 +65,6 @@ class SnapshotReader:
         layout: Which columns to read, with their dtypes, and how they become a batch.
         prefetch: Finished batches that may wait for the trainer.
         pin_memory: Hand out batches in page-locked memory, for asynchronous copies to a GPU.
-        filesystem: Where the files are not on local or mounted paths: the file system to read them with, an
-            instance of a subclass of ``pyarrow.filesystem.DaskFileSystem`` (Petastorm 0.13 reads through that
-            interface alone) that has ``isdir`` and ``isfile``. Files are not checked beforehand then.
 
     Raises:
         LoadingError: The snapshot has not the layout's columns, or has them in another dtype.
@@ -79,7 +78,6 @@ class SnapshotReader:
         *,
         prefetch: int = 4,
         pin_memory: bool = False,
-        filesystem: Any = None,
     ) -> None:
         _check_columns(snapshot, layout)
         self.layout = layout
@@ -87,7 +85,7 @@ class SnapshotReader:
             rows for file in snapshot.files_of(split) for rows in file.row_groups
         )
         """Rows of each row group of the split: what `plan_epoch` plans over."""
-        self._source = _RowGroupSource(snapshot, split, layout, filesystem)
+        self._source = _RowGroupSource(snapshot, split, layout)
         self._prefetch = prefetch
         self._pin_memory = pin_memory
         self._pass: Prefetch[Batch] | None = None
@@ -185,11 +183,10 @@ class SnapshotReader:
 class _RowGroupSource:
     """Row groups of a split by number, in the order asked for, through one Petastorm reader."""
 
-    def __init__(self, snapshot: SnapshotRef, split: str, layout: BatchLayout, filesystem: Any) -> None:
+    def __init__(self, snapshot: SnapshotRef, split: str, layout: BatchLayout) -> None:
         self._snapshot = snapshot
         self._split = split
         self._dtypes = layout.columns
-        self._filesystem = filesystem
         self._groups = [
             (file.path, position, rows)
             for file in snapshot.files_of(split)
@@ -199,9 +196,8 @@ class _RowGroupSource:
         self._reader: _PlannedReader | None = None
 
     def check_files(self) -> None:
-        """Refuse files that are gone or have changed, where that can be seen."""
-        if self._filesystem is None:
-            self._snapshot.check_files(self._split)
+        """Refuse files that are gone or have changed."""
+        self._snapshot.check_files(self._split)
 
     def ask(self, group: int) -> None:
         """Have a row group read; `take` gives it out after those asked for before."""
@@ -246,11 +242,12 @@ class _RowGroupSource:
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
         thread_pool.IO_TIMEOUT_INTERVAL_S = _POLL_SECONDS
         paths = [file.path for file in self._snapshot.files_of(self._split)]
+        on_store = not all(map(stores.is_local, paths))
         try:
             reader = _PlannedReader(
                 # Paths and a file system instead of URLs: a URL would have to be quoted and Petastorm
                 # unquotes none.
-                self._filesystem or FilesystemResolver("file:///").filesystem(),
+                StoreFiles(paths) if on_store else FilesystemResolver("file:///").filesystem(),
                 paths,
                 # Patterns; anchored, since Petastorm warns where one matches only the beginning of a name.
                 schema_fields=[re.escape(name) + r"\Z" for name in self._dtypes],

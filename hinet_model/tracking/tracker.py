@@ -22,6 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from feature_eng.snapshot import SnapshotRef
+from foundation import stores
 from foundation.settings import UserError
 from hinet_model.config import MlflowSettings
 from hinet_model.lifecycle import publishing, registry
@@ -69,7 +70,9 @@ class Tracker:
     def _experiment(self) -> str:
         """Id of the experiment, made with the configured artifact location if it is new."""
         name, location = self.settings.experiment, self.settings.artifact_location
-        if location is not None and "://" not in location and not location.startswith("dbfs:"):
+        if location is not None and location.startswith(("s3:", "s3a:")):
+            location = stores.normalised(location)  # MLflow knows S3 by one name
+        elif location is not None and not stores.has_scheme(location):
             Path(location).mkdir(parents=True, exist_ok=True)
             location = Path(location).resolve().as_uri()
         try:

@@ -83,17 +83,35 @@ def test_new_properties_never_meet_old_rows(spark: SparkSession, tmp_path: Path)
     first = write(spark, table, 10)
     second = write(spark, table, 8, **{"hinet.encoder_digest": "other"})
     assert [delta.snapshot(spark, table, v).encoder_digest for v in (first, second)] == ["def", "other"]
-    with pytest.raises(SnapshotError, match="holds no rows"):
-        delta.snapshot(spark, table, second - 1)
+    assert [delta.read(spark, table, v).count() for v in (first, second)] == [10, 8]
 
 
-def test_the_newest_snapshot_skips_a_version_that_only_declares_the_table(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_a_rebuild_with_new_columns_and_properties_is_one_commit(spark: SparkSession, tmp_path: Path) -> None:
     table = tmp_path / "table"
     first = write(spark, table, 10)
-    delta._declare(spark, str(table), SCHEMA, ["split"], {**PROPERTIES, "hinet.encoder_digest": "other"})
-    assert delta.snapshot(spark, table).version == first
+    wider = T.StructType([*SCHEMA.fields, T.StructField("extra", T.IntegerType(), False)])
+    rows = training_rows(spark, 4).withColumn("extra", F.col("scenario_index"))
+    second = delta.write(
+        rows, table, partition_by=["split"], schema=wider, properties={**PROPERTIES, "a": "b"}
+    )
+    assert (second, delta.newest_version(table)) == (first + 1, first + 1)
+    assert {**delta.properties(table), "id": ""} == {**PROPERTIES, "a": "b", "id": ""}
+    assert [name for name, _ in delta.snapshot(spark, table).columns] == [
+        "row_id", "scenario_index", "price", "extra",
+    ]  # fmt: skip
+    assert {**delta.properties(table, first), "id": ""} == {**PROPERTIES, "id": ""}
+
+
+def test_a_write_without_properties_keeps_those_that_there_are(spark: SparkSession, tmp_path: Path) -> None:
+    delta.write(spark.range(3), tmp_path / "table", properties={"mine": "1"})
+    delta.write(spark.createDataFrame([("a",)], "x string"), tmp_path / "table")
+    assert delta.properties(tmp_path / "table")["mine"] == "1"
+
+
+def test_the_version_returned_is_the_commit_s_own(spark: SparkSession, tmp_path: Path) -> None:
+    versions = [delta.write(spark.range(3), tmp_path / "a", properties=p) for p in (None, {"x": "y"}, None)]
+    assert versions == [0, 1, 2]
+    assert delta.write(spark.range(3), tmp_path / "b") == 0
 
 
 def test_a_null_is_rejected_at_write(spark: SparkSession, tmp_path: Path) -> None:
@@ -151,10 +169,29 @@ def test_a_reader_feature_that_is_not_known_is_named(spark: SparkSession, tmp_pa
         delta.snapshot(spark, table)
 
 
+def test_columns_that_hold_nulls_are_named(spark: SparkSession, tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    rows = training_rows(spark, 10).withColumn("price", F.when(F.col("row_id") != 3, F.col("price")))
+    delta.write(rows, table, partition_by=["split"], properties=PROPERTIES)
+    with pytest.raises(SnapshotError, match=r"parquet: column 'price' holds 1 nulls; expected none"):
+        delta.snapshot(spark, table)
+
+
 def test_columns_that_may_hold_nulls_are_named(spark: SparkSession, tmp_path: Path) -> None:
     table = tmp_path / "table"
-    delta.write(training_rows(spark, 10), table, partition_by=["split"])
-    with pytest.raises(SnapshotError, match="column 'row_id' may hold nulls"):
+    rows = training_rows(spark, 10).withColumn("row_id", F.col("row_id"))
+    delta.write(rows, table, partition_by=["split"], properties=PROPERTIES)
+    for file in table.glob("split=*/*.parquet"):
+        pq.write_table(pq.ParquetFile(file).read(), file, write_statistics=False)
+    with pytest.raises(SnapshotError, match="column 'row_id' may hold nulls, the file does not count them"):
+        delta.snapshot(spark, table)
+
+
+def test_rows_of_no_split_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    rows = training_rows(spark, 10).withColumn("split", F.when(F.col("row_id") != 3, F.col("split")))
+    delta.write(rows, table, partition_by=["split"], properties=PROPERTIES)
+    with pytest.raises(SnapshotError, match="its rows are of no split"):
         delta.snapshot(spark, table)
 
 

@@ -226,7 +226,9 @@ def _lonely(address: tuple[str, int], key: bytes) -> None:
 def test_a_worker_that_finds_no_driver_any_more_ends() -> None:
     received: list[Any] = []
     with serving(received.append) as server:
-        process = multiprocessing.get_context("spawn").Process(target=_lonely, args=(server.address, server.key))
+        process = multiprocessing.get_context("spawn").Process(
+            target=_lonely, args=(server.address, server.key)
+        )
         process.start()
         wait_until(lambda: received, 30)
     process.join(15)
@@ -236,7 +238,9 @@ def test_a_worker_that_finds_no_driver_any_more_ends() -> None:
 def test_a_driver_that_cannot_be_reached_is_named() -> None:
     with serving(lambda _: None) as server:
         pass
-    with pytest.raises(ChannelError, match=r"rank 3 on .* cannot reach .*127\.0\.0\.1:\d+ within 0\.2 s.*host"):
+    with pytest.raises(
+        ChannelError, match=r"rank 3 on .* cannot reach .*127\.0\.0\.1:\d+ within 0\.2 s.*host"
+    ):
         ReportClient(server.address, server.key, 3, 60.0, dict, reconnect_seconds=0.2)
 
 
