@@ -13,6 +13,7 @@ import yaml
 from job_files import JOBS, ROOT, commands_in, parser_of
 
 from feature_eng.contract import to_contract
+from foundation import stores
 from foundation.session import DELTA_PACKAGE
 from foundation.settings import load_settings
 from hinet_model.settings import RunSettings
@@ -156,7 +157,7 @@ def test_training_settings_read_the_table_that_the_contract_of_that_name_writes(
     for path in (ROOT / "conf" / "contracts").glob("*.yml"):
         name = yaml.safe_load(path.read_text(encoding="utf-8"))["name"]
         settings = load_settings(RunSettings, ROOT / "conf" / "train" / path.name)
-        assert settings.data.location == f"{warehouse}/{name}/training"
+        assert settings.data.location == stores.join(warehouse, name, "training")
 
 
 @pytest.mark.parametrize("name", ["local.conf", "cluster.conf"])
