@@ -30,15 +30,6 @@ class Events:
     rejects: DataFrame
 
 
-@dataclass(frozen=True)
-class RowCount:
-    """What became of one raw table's rows; ``rows_in = rows_out + rejected``."""
-
-    rows_in: int
-    rows_out: int
-    rejected: int
-
-
 def to_events(raw: Mapping[str, DataFrame], contract: Contract) -> Events:
     """Type and check the raw tables.
 
@@ -74,19 +65,3 @@ def to_events(raw: Mapping[str, DataFrame], contract: Contract) -> Events:
         related=accepted,
         rejects=reduce(DataFrame.unionByName, rejects),
     )
-
-
-def count_rows(raw: Mapping[str, DataFrame], events: Events, contract: Contract) -> dict[str, RowCount]:
-    """Count each table's rows in, out and rejected.
-
-    Raises:
-        RuntimeError: A row was lost or doubled on the way.
-    """
-    by_table = {row["table"]: row["count"] for row in events.rejects.groupBy("table").count().collect()}
-    counts: dict[str, RowCount] = {}
-    for table, frame in {contract.source.main_table: events.impressions, **events.related}.items():
-        count = RowCount(raw[table].count(), frame.count(), by_table.get(table, 0))
-        if count.rows_in != count.rows_out + count.rejected:
-            raise RuntimeError(f"table {table!r} does not add up: {count}")
-        counts[table] = count
-    return counts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
+
+from foundation.settings import suggestion
 
 
 def counts_of(
@@ -54,9 +55,7 @@ def one_count(where: str, value: int | Mapping[str, int], faults: list[str]) -> 
 
 def unknown_name(where: str, name: str, names: Sequence[str]) -> str:
     """What to say of a name that is not among those there are."""
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    return f"{where}: unknown name '{name}'; expected one of {', '.join(names)}{hint}"
+    return f"{where}: unknown name '{name}'; expected one of {', '.join(names)}{suggestion(name, names)}"
 
 
 def _name_faults(where: str, value: Mapping[str, object], names: Sequence[str]) -> list[str]:

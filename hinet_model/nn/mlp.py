@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hinet_model.nn.dropout import relu_dropout_
+from hinet_model.nn.dropout import dropout_
 from hinet_model.nn.routed_experts import ExpertGroups, routed_experts
-from hinet_model.nn.shared_input import shared_input_mlp
 
 Layers = list[tuple[Tensor, Tensor]]
 """Weights ``(E, O, I)`` and biases ``(E, O)`` of each layer."""
@@ -31,9 +30,8 @@ def initialise_linear_(weight: Tensor, in_dim: int, generator: torch.Generator) 
 class StackedMLP(nn.Module):
     """``E`` perceptrons with own parameters and equal widths, ReLU after every layer (the last if asked).
 
-    On a CPU, rows that all perceptrons read go through `shared_input_mlp`. Otherwise the layout is
-    [perceptron, row, width] from the first product to the last, and rows that all perceptrons read are
-    broadcast, never copied, into one batched product.
+    The layout is [perceptron, row, width] from the first product to the last, and rows that all perceptrons read are
+    broadcast, never copied, into one batched product; where there is only one layer, into one plain product.
 
     Args:
         num_stacked: Number ``E`` of perceptrons.
@@ -101,14 +99,20 @@ class StackedMLP(nn.Module):
 
     def forward(self, rows: Tensor, layers: Layers | None = None) -> Tensor:
         layers = self.layers() if layers is None else layers
-        if rows.dim() == 2 and rows.device.type == "cpu":
-            dropout = self.dropout if self.training else 0.0
-            return shared_input_mlp(rows, layers, dropout, self.relu_last).transpose(0, 1)
+        num_stacked = layers[0][0].shape[0]
+        if rows.dim() == 2 and len(layers) == 1:
+            return self._one_product(rows, *layers[0])
         hidden = rows
         for depth, (weight_EOI, bias_EO) in enumerate(layers):
-            num_stacked = weight_EOI.shape[0]
             input_EBI = hidden if hidden.dim() == 3 else hidden.expand(num_stacked, -1, -1)
             hidden = torch.baddbmm(bias_EO.unsqueeze(1), input_EBI, weight_EOI.transpose(1, 2))
             if self.relu_last or depth < len(layers) - 1:
-                hidden = relu_dropout_(hidden, self.dropout, self.training)
+                hidden = dropout_(hidden, self.dropout, self.training, relu=True)
         return hidden
+
+    def _one_product(self, rows: Tensor, weight_EOI: Tensor, bias_EO: Tensor) -> Tensor:
+        """One layer of all perceptrons on rows that all read: so is the gradient of the rows one product."""
+        wide = torch.addmm(bias_EO.flatten(), rows, weight_EOI.flatten(0, 1).t())
+        if self.relu_last:
+            wide = dropout_(wide, self.dropout, self.training, relu=True)
+        return wide.view(len(rows), *bias_EO.shape).transpose(0, 1)

@@ -56,6 +56,13 @@ def test_candidates_are_chosen_by_validation_and_the_best_variant_stands_on_top(
     assert len(runner.draw("two", TWO, results).axes[0].get_yticks()) == 2
 
 
+def test_what_the_shipped_studies_ask_for_is_what_was_recorded() -> None:
+    """A setting that is written another way would have every trial run again."""
+    for name, study in STUDIES.items():
+        results = runner._Results(runner.RESULTS, study.table)
+        assert [trial for trials in runner._stages(name, study, results) for trial in trials] == [], name
+
+
 def test_the_search_never_looks_at_the_test_split(tmp_path: Path) -> None:
     results = runner._Results(tmp_path / "r.jsonl", TWO.table)
     trials = runner._searches("two", TWO, "a")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
+from row_counts import row_counts
 
 from feature_eng.behaviour import with_behaviour
 from feature_eng.contract import Contract, ContractError, load_contract, to_contract
-from feature_eng.events import RowCount, count_rows, to_events
+from feature_eng.events import to_events
 from feature_eng.examples import to_examples
 from feature_eng.sources import movielens
 from feature_eng.sources.raw import read_raw
@@ -60,7 +61,7 @@ def test_the_original_layout_of_movielens_1m_is_read_in_file_order(
     raw = read_raw(spark, contract, str(tmp_path))
     events = to_events(raw, contract)
     assert sorted(row["reason"] for row in events.rejects.collect()) == ["null age", "null user_id"]
-    assert count_rows(raw, events, contract) == {"impressions": RowCount(4, 2, 2)}
+    assert row_counts(raw, events, contract) == {"impressions": (4, 2, 2)}
 
 
 def test_a_folder_without_the_files_is_refused_by_name(spark: SparkSession, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_generic_log_with_orders_in_a_second_table_needs_only_its_contract(
     contract = generic_contract()
     raw = read_raw(spark, contract, str(tmp_path))
     events = to_events(raw, contract)
-    assert count_rows(raw, events, contract) == {"views": RowCount(6, 4, 2), "orders": RowCount(3, 1, 2)}
+    assert row_counts(raw, events, contract) == {"views": (6, 4, 2), "orders": (3, 1, 2)}
     assert sorted((row["table"], row["reason"]) for row in events.rejects.collect()) == [
         ("orders", "null member"),
         ("orders", "unreadable record"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from batches import make_batch, make_layout
 
-from hinet_model.nn.dropout import dropout_, relu_dropout_
+from hinet_model.nn.dropout import dropout_
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.nn.gate import SoftmaxGates
 from hinet_model.nn.routing import Segment, check_counts, segments_of
@@ -37,14 +37,14 @@ def test_dropout_follows_the_global_seed_and_does_nothing_in_evaluation() -> Non
 def test_relu_with_dropout_passes_the_scaled_gradient_where_its_result_is_positive() -> None:
     torch.manual_seed(0)
     leaf = torch.randn(40, 50, requires_grad=True)
-    result = relu_dropout_(leaf * 1.0, 0.25, training=True)
+    result = dropout_(leaf * 1.0, 0.25, training=True, relu=True)
     result.backward(torch.full_like(leaf, 3.0))
     kept = result > 0
     assert 0.3 < kept.float().mean() < 0.45
     torch.testing.assert_close(result[kept], leaf[kept] / 0.75)
     assert not (kept & (leaf <= 0)).any()
     torch.testing.assert_close(leaf.grad, torch.where(kept, 3.0 / 0.75, 0.0))
-    assert torch.equal(relu_dropout_(leaf * 1.0, 0.25, training=False), leaf.relu())
+    assert torch.equal(dropout_(leaf * 1.0, 0.25, training=False, relu=True), leaf.relu())
 
 
 def test_segments_cover_the_batch_and_skip_scenarios_without_rows() -> None:
