@@ -76,6 +76,13 @@ def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_no_two_files_of_tests_share_a_name() -> None:
+    """pytest imports them by that name alone, and stops at the second one."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert len(names) > 50
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
 def test_readme_tree_lists_exactly_the_files_that_exist() -> None:
     listed, existing = set(tree_files(readme())), source_files()
     assert len(existing) > 100
