@@ -22,8 +22,9 @@ from hinet_model.settings import RunSettings
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
+from hinet_model.training.job import TrainingJob, epoch_plan
 from hinet_model.training.recording import best_weights
-from hinet_model.training.worker import TrainingJob, epoch_plan, train
+from hinet_model.training.worker import train
 
 ONE_CORE = ["training.threads_per_worker=1", "training.workers=1", "checkpoint.keep=1"]
 

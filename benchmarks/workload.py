@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +16,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference import PlainBatch, ReferenceHiNet, copy_weights, reference_loss
-from hinet_model.config import TrainingSettings
 from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.data.plan import EpochPlan
 from hinet_model.models.build import build_model
 from hinet_model.models.hinet import HiNet, HiNetSettings, HiNetSizes, hinet_sizes
 from hinet_model.models.model import ScenarioModel
-from hinet_model.objective.losses import MultiTaskLoss
 from hinet_model.settings import RunSettings
+from hinet_model.training.assemble import DataShape, build_parts
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
-from hinet_model.training.loop import Trainer
-from hinet_model.training.optimisation import RunOptimisers
+from hinet_model.training.loop import StepOptions, Trainer
 
 NUM_FIELDS, NUM_TASKS = 20, 2
 
@@ -152,26 +150,24 @@ class OwnSteps:
         device: str,
         compiled: bool = False,
     ) -> None:
-        settings = RunSettings(training=TrainingSettings(log_every_steps=1_000_000, lanes=1, workers=1))
-        world = LocalWorld(device)
-        model.to(world.device)
-        loss = MultiTaskLoss([1.0] * layout.num_scenarios, [1.0] * layout.num_tasks).to(world.device)
-        self.optimisers = RunOptimisers(model, settings.optimiser, total_steps=1)
-        self._trainer = Trainer(
-            settings.training, model, layout, loss, self.optimisers, None, world, ReportList(), Progress()
-        )
+        data = DataShape(layout, [1] * layout.num_scenarios, total_steps=1)
+        parts = build_parts(RunSettings(), data, LocalWorld(device), Progress(), model)
+        self.optimisers = parts.optimisers
+        self._trainer = Trainer(parts, StepOptions(), ReportList(), Progress())
+        self._steps = 0
         if compiled:
             model.compile()
         pinned = [batch.pin_memory() for batch in batches] if device == "cuda" else batches
         self._batches: Iterator[Batch] = itertools.cycle(pinned)
-        self._batch_size = batches[0].num_rows
 
-    def run(self, steps: int, precision: str) -> None:
-        """Take steps in ``fp32`` or ``bf16``; the last one's loss is on the host when it returns."""
-        self._trainer.settings = self._trainer.settings.model_copy(update={"precision": precision})
-        rows = (steps * self._batch_size,)
-        self._trainer.train_epoch(EpochPlan(rows, self._batch_size, 1, 0, 0, 1, False, (0,)), self._batches)
-        synchronise(self._trainer.world.device)
+    def run(self, steps: int, precision: Literal["fp32", "bf16"]) -> None:
+        """Take steps; the last one's loss is on the host when it returns."""
+        self._trainer.options = StepOptions(precision=precision)
+        self._trainer.parts.model.train()
+        for _ in range(steps):
+            self._trainer.step(next(self._batches), self._steps)
+            self._steps += 1
+        synchronise(self._trainer.parts.world.device)
 
 
 class ReferenceSteps:

@@ -7,6 +7,7 @@ ignored: a misspelt key that is ignored is a setting that silently keeps its def
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import types
 import typing
@@ -336,3 +337,15 @@ def _paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def _is_model(annotation: Any) -> typing.TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``a.b.c`` -> text; lists and empty mappings as JSON, ``None`` as ``null``."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value if isinstance(value, str) else json.dumps(value)
+    return flat

@@ -104,7 +104,7 @@ class OptimiserSettings(Settings):
     """L2 penalty: this times the row is added to its gradient; on the batch's rows with adam and
     adagrad, on every row with dense_adam."""
     table_weight_decay: float = Field(default=0.0, ge=0.0)
-    """Decoupled decay of embedding rows; a row pays for the steps it was not in when it is next read."""
+    """Decoupled decay of embedding rows; that of steps which a row was not in is applied when it is next read."""
 
     @field_validator("betas")
     @classmethod
@@ -156,6 +156,9 @@ class TrainingSettings(Settings):
     model, is the mean so far. 0 averages nothing."""
     max_steps: int | None = Field(default=None, ge=1)
     """End after this many steps in all (trials); null runs every epoch whole."""
+    profile_steps: int = Field(default=0, ge=0)
+    """Steps to record, after the first five, in `trace-rank-<rank>.json` beside each worker's log, which
+    chrome://tracing and Perfetto show. 0 records nothing."""
 
     @model_validator(mode="after")
     def _workers_divide_lanes(self) -> TrainingSettings:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from feature_eng import delta
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
@@ -29,8 +31,8 @@ from hinet_model.training import checkpoint
 from hinet_model.training.control import launch
 from hinet_model.training.control.monitor import TrainingError
 from hinet_model.training.control.reports import Report
+from hinet_model.training.job import TrainingJob, epoch_plan, run_identity
 from hinet_model.training.recording import RunRecorder, export_model
-from hinet_model.training.worker import TrainingJob, epoch_plan
 
 logger = logging.getLogger("train")
 
@@ -71,8 +73,8 @@ def main() -> int:
                 "made with; build the features again"
             )
         describe(settings, snapshot, state)
+        resumed = run_to_resume(given.resume, settings, snapshot)
         tracker = Tracker(settings.mlflow, Path(settings.checkpoint.folder))
-        resumed = run_to_resume(given.resume, Path(settings.checkpoint.folder))
         run_id = tracker.start_run(resumed)
         folder = Path(settings.checkpoint.folder).absolute() / run_id
         job = TrainingJob(
@@ -115,7 +117,6 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
         snapshot.rows("train"),
         state.scenario_names,
         state.task_names,
-        first_epoch=first_epoch(job),
     )
 
     def on_report(report: Report) -> None:
@@ -139,35 +140,33 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
     return 0
 
 
-def run_to_resume(asked: str | None, folder: Path) -> str | None:
-    """Id of the run to go on with.
+def run_to_resume(asked: str | None, settings: RunSettings, snapshot: SnapshotRef) -> str | None:
+    """Id of the run to go on with; its numbers must be decided by the same settings.
 
     Raises:
-        UserError: It has no whole checkpoint.
+        UserError: It has no whole checkpoint, or was made with other settings; names them.
     """
     if asked is None:
         return None
+    folder = Path(settings.checkpoint.folder)
     if asked == "latest":
         found = [(path.stat().st_mtime, path.parent) for path in folder.glob("*/step-*/manifest.json")]
         runs = [checkpoint_folder.parent for _, checkpoint_folder in sorted(found)]
         if not runs:
             raise UserError(f"--resume latest: no checkpoint below {folder}")
-        return runs[-1].name
-    if checkpoint.latest(folder / asked) is None:
+        asked = runs[-1].name
+    newest = checkpoint.latest(folder / asked)
+    if newest is None:
         raise UserError(f"--resume {asked}: no whole checkpoint in {folder / asked}")
+    checkpoint.check_identity(newest, checkpoint.read_position(newest), run_identity(settings, snapshot))
     return asked
-
-
-def first_epoch(job: TrainingJob) -> int:
-    """Epoch that the run begins with."""
-    newest = checkpoint.latest(Path(job.checkpoint_folder)) if job.resume else None
-    return 0 if newest is None else checkpoint.read_position(newest).epoch
 
 
 def describe(settings: RunSettings, snapshot: SnapshotRef, state: EncoderState) -> None:
     """Say what is about to be trained, before anything is paid for."""
     layout = build_layout(settings.model, state.model_schema())
-    model = build_model(settings.model, layout, settings.training.seed)
+    with torch.device("meta"):  # shapes without numbers: a table may have no room on the driver
+        model = build_model(settings.model, layout, settings.training.seed)
     say(f"table     {snapshot.table} version {snapshot.version}: {snapshot.rows('train'):,} training rows")
     say(
         f"model     {settings.model.name}, {num_parameters(model):,} parameters, {len(state.scenario_names)} scenarios "

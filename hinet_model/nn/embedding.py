@@ -135,6 +135,6 @@ class FusedEmbedding(nn.Module):
         return runs
 
     def columns_of(self, field: int) -> list[int]:
-        """Places of id feature ``field`` (the how-manieth) in a row of features."""
+        """Places of id feature number ``field`` in a row of features."""
         first = sum(self.parts[:field])
         return list(range(first * self.dim, (first + self.parts[field]) * self.dim))

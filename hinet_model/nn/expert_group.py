@@ -70,8 +70,9 @@ class ScenarioExtractors(Block):
         together = attention and top_k is None
         banks = members if together else [[[True] * count] for count in counts]
         self.gates = SoftmaxGates(in_dim, banks, enabled=gates)
-        place = torch.tensor(members[0]).flatten().nonzero().flatten()
-        group = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        experts = [(number, k) for number, count in enumerate(counts) for k in range(count)]
+        place = torch.tensor([number * max(counts) + k for number, k in experts])
+        group = torch.tensor([number for number, _ in experts])
         scenario = torch.arange(len(counts) - 1)
         self.place: Tensor
         self.group: Tensor

@@ -105,7 +105,7 @@ class ScenarioNorm(nn.Module):
         seen, self._seen = self._seen, None
         return self.mean.new_zeros(self.num_statistics) if seen is None else seen.flatten()
 
-    def take_statistics(self, sums: Tensor) -> None:
+    def update_statistics(self, sums: Tensor) -> None:
         """Move the running moments by a global batch's sums; scenarios without rows stay as they are."""
         counts, first, second = torch.split(
             sums.to(self.mean).view(self.num_scenarios, -1), [1, self.dim, self.dim], dim=1

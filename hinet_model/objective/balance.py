@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,65 +20,39 @@ from torch import Tensor
 from hinet_model.config import LossSettings
 
 
-class TaskBalance(Protocol):
-    """Task factors of every step, beside the fixed weights ``beta_j``."""
+class TaskBalance:
+    """Task factors of every step, beside the fixed weights ``beta_j``; this one keeps them at 1.
 
-    per_task: bool
+    Schemes override what they move. A task whose loss is 0 (its weight is) takes no part in any of them.
+    """
+
+    per_task = False
     """Whether `combine` needs the gradient of each task apart."""
 
     @property
     def factors(self) -> tuple[float, ...] | None:
         """What the tasks' losses are multiplied with in the next step; None: with 1."""
-        ...
+        return None
 
     def combine(self, gradients_NP: Tensor, losses_N: Tensor, step: int) -> Tensor:
         """The gradient to step with, ``(P,)``, of the tasks' global gradients and losses at a global step."""
-        ...
-
-    def after_step(self, losses_N: Tensor) -> None:
-        """Take in the global losses of a step."""
-        ...
-
-    def after_epoch(self) -> None:
-        """An epoch has ended; not called where a run stops within one."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` continues from."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        ...
-
-
-class Unmoved:
-    """No balance: every factor is 1, always."""
-
-    per_task = False
-
-    def __init__(self) -> None:
-        self.factors: tuple[float, ...] | None = None
-
-    def combine(self, gradients_NP: Tensor, losses_N: Tensor, step: int) -> Tensor:
-        """The plain sum."""
         return gradients_NP.sum(dim=0)
 
     def after_step(self, losses_N: Tensor) -> None:
-        """Nothing to learn."""
+        """Take in the global losses of a step."""
 
     def after_epoch(self) -> None:
-        """Nothing to learn."""
+        """An epoch has ended; not called where a run stops within one."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing; the schemes that build on this one have something."""
+        """What `load_state_dict` continues from."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to continue from."""
+        """Continue from a `state_dict`."""
 
 
-class PCGrad:
+class PCGrad(TaskBalance):
     """Take from each task's gradient what goes against another task's, then add them up.
 
     Tasks are gone through in an order that is drawn anew at every step, from the step's number.
@@ -87,9 +61,6 @@ class PCGrad:
     """
 
     per_task = True
-
-    def __init__(self) -> None:
-        self.factors: tuple[float, ...] | None = None
 
     def combine(self, gradients_NP: Tensor, losses_N: Tensor, step: int) -> Tensor:
         """The sum of the projected gradients."""
@@ -106,21 +77,8 @@ class PCGrad:
             total += projected
         return total
 
-    def after_step(self, losses_N: Tensor) -> None:
-        """Nothing to learn."""
 
-    def after_epoch(self) -> None:
-        """Nothing to learn."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the order follows from the step."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to continue from."""
-
-
-class Uncertainty:
+class Uncertainty(TaskBalance):
     """Weigh each task by the noise of its labels, which is learned: ``sum_j exp(-s_j) L_j + s_j / 2``.
 
     ``s_j = log sigma_j^2`` takes a gradient step of its own, on the global loss: ``1/2 - exp(-s_j) L_j``.
@@ -132,8 +90,6 @@ class Uncertainty:
     Source: Multi-Task Learning Using Uncertainty to Weigh Losses (CVPR 2018), equation 10, classification.
     """
 
-    per_task = False
-
     def __init__(self, num_tasks: int, rate: float) -> None:
         self.rate = rate
         self.log_variances = [0.0] * num_tasks
@@ -143,19 +99,12 @@ class Uncertainty:
         """``exp(-s_j)``."""
         return tuple(math.exp(-value) for value in self.log_variances)
 
-    def combine(self, gradients_NP: Tensor, losses_N: Tensor, step: int) -> Tensor:
-        """The plain sum."""
-        return gradients_NP.sum(dim=0)
-
     def after_step(self, losses_N: Tensor) -> None:
         """Take the step of ``s``."""
         self.log_variances = [
-            value - self.rate * (0.5 - math.exp(-value) * loss)
+            value - self.rate * (0.5 - math.exp(-value) * loss) * (loss > 0)
             for value, loss in zip(self.log_variances, losses_N.tolist(), strict=True)
         ]
-
-    def after_epoch(self) -> None:
-        """Nothing to learn."""
 
     def state_dict(self) -> dict[str, Any]:
         """``s``."""
@@ -166,7 +115,7 @@ class Uncertainty:
         self.log_variances = list(state["log_variances"])
 
 
-class DynamicWeightAverage:
+class DynamicWeightAverage(TaskBalance):
     """Weigh tasks whose loss falls slowly more: ``w_j = N softmax(r_j / T)``, ``r_j = L_j(t-1) / L_j(t-2)``.
 
     Losses are means over an epoch's steps; the first two epochs weigh all tasks alike.
@@ -177,8 +126,6 @@ class DynamicWeightAverage:
 
     Source: End-to-End Multi-Task Learning with Attention (CVPR 2019), equation 7.
     """
-
-    per_task = False
 
     def __init__(self, num_tasks: int, temperature: float) -> None:
         self.num_tasks, self.temperature = num_tasks, temperature
@@ -191,12 +138,10 @@ class DynamicWeightAverage:
         if len(self.epochs) < 2:
             return (1.0,) * self.num_tasks
         before, last = (torch.tensor(losses, dtype=torch.float64) for losses in self.epochs)
-        weights: list[float] = (self.num_tasks * (last / before / self.temperature).softmax(dim=0)).tolist()
-        return tuple(weights)
-
-    def combine(self, gradients_NP: Tensor, losses_N: Tensor, step: int) -> Tensor:
-        """The plain sum."""
-        return gradients_NP.sum(dim=0)
+        weighed = (before > 0) & (last > 0)
+        weights = torch.ones_like(before)
+        weights[weighed] = weighed.sum() * (last / before / self.temperature)[weighed].softmax(dim=0)
+        return tuple(weights.tolist())
 
     def after_step(self, losses_N: Tensor) -> None:
         """Add up this epoch's losses, and its steps."""
@@ -218,7 +163,7 @@ class DynamicWeightAverage:
         self.steps = list(state["steps"])
 
 
-class GradNorm:
+class GradNorm(TaskBalance):
     """Bring the tasks' gradients to norms that go with how fast each task learns.
 
     ``L_grad = sum_j | w_j ||g_j|| - mean_k(w_k ||g_k||) r_j^alpha |``, with ``r_j`` the task's loss over its first
@@ -251,19 +196,17 @@ class GradNorm:
         combined = (weights.to(gradients_NP).unsqueeze(1) * gradients_NP).sum(dim=0)
         if self.first is None:
             self.first = losses_N.tolist()
-        norms = gradients_NP.double().norm(dim=1).cpu()
-        progress = losses_N / torch.tensor(self.first, dtype=torch.float64)
-        target = (weights * norms).mean() * (progress / progress.mean()) ** self.alpha
-        moved = weights - self.rate * torch.sign(weights * norms - target) * norms
-        moved = moved.clamp(min=1e-3)
-        self.weights = (moved * len(moved) / moved.sum()).tolist()
+        first = torch.tensor(self.first, dtype=torch.float64)
+        weighed = (first > 0) & (losses_N > 0)
+        if weighed.any():
+            norms = gradients_NP.double().norm(dim=1).cpu()[weighed]
+            progress, before = (losses_N / first)[weighed], weights[weighed]
+            target = (before * norms).mean() * (progress / progress.mean()) ** self.alpha
+            moved = before - self.rate * torch.sign(before * norms - target) * norms
+            moved = moved.clamp(min=1e-3)
+            weights[weighed] = moved * len(moved) / moved.sum()
+            self.weights = weights.tolist()
         return combined
-
-    def after_step(self, losses_N: Tensor) -> None:
-        """Nothing to learn beyond `combine`."""
-
-    def after_epoch(self) -> None:
-        """Nothing to learn."""
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and first losses."""
@@ -282,7 +225,7 @@ def build_balance(settings: LossSettings, num_tasks: int) -> TaskBalance:
         return DynamicWeightAverage(num_tasks, settings.dwa_temperature)
     if settings.balance == "gradnorm":
         return GradNorm(num_tasks, settings.balance_rate, settings.gradnorm_alpha)
-    return PCGrad() if settings.balance == "pcgrad" else Unmoved()
+    return PCGrad() if settings.balance == "pcgrad" else TaskBalance()
 
 
 def effective_weights(balance: TaskBalance, task_weights: Sequence[float]) -> list[float]:

@@ -144,6 +144,7 @@ class MultiTaskLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.num_scenarios = len(scenario_row_weights)
+        self.task_weights = tuple(task_weights)
         self.calibrator_weight = calibrator_weight
         # With equal weights (the proportion scheme without task weights) nothing needs to be multiplied.
         self.weighted = any(weight != 1.0 for weight in (*scenario_row_weights, *task_weights))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
-_SMALLEST_PROB = 1e-7
+SMALLEST_PROB = 1e-7
 """Probabilities are held this far from 0 and 1, as float32 scores can reach both."""
 
 
@@ -45,6 +45,7 @@ class CellMetrics:
         gauc: Mean AUC within a user, weighted by the user's rows; None where no user has both classes, or
             users were not given.
         gauc_rows: Rows of the users that the GAUC rests on.
+        auc_error: How far the AUC may be from the exact one; 0 where it is exact.
     """
 
     scenario_index: int
@@ -56,6 +57,7 @@ class CellMetrics:
     pcoc: float | None
     gauc: float | None = None
     gauc_rows: int = 0
+    auc_error: float = 0.0
 
 
 def auc(labels: Floats, scores: Floats) -> float | None:
@@ -95,7 +97,7 @@ def log_loss(labels: Floats, probs: Floats) -> float | None:
     """Mean cross-entropy in nats of probabilities; None without rows."""
     if len(labels) == 0:
         return None
-    prob = np.clip(np.asarray(probs, dtype=np.float64), _SMALLEST_PROB, 1 - _SMALLEST_PROB)
+    prob = np.clip(np.asarray(probs, dtype=np.float64), SMALLEST_PROB, 1 - SMALLEST_PROB)
     positive = np.asarray(labels) > 0.5
     return float(-np.log(np.where(positive, prob, 1 - prob)).mean())
 

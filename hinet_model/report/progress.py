@@ -20,7 +20,6 @@ class ProgressDisplay:
         rows_per_epoch: Training rows.
         scenario_names: In contract order.
         task_names: In contract order.
-        first_epoch: Epoch to begin with, 0-based; more than 0 when a run goes on.
         stream: Where to write.
         seconds_between: Least time between two lines that are not rewritten.
     """
@@ -31,13 +30,11 @@ class ProgressDisplay:
         rows_per_epoch: int,
         scenario_names: Sequence[str],
         task_names: Sequence[str],
-        first_epoch: int = 0,
         stream: TextIO | None = None,
         seconds_between: float = 5.0,
     ) -> None:
         self._epochs, self._rows_per_epoch = epochs, rows_per_epoch
         self._cells = [f"{scenario}/{task}" for scenario in scenario_names for task in task_names]
-        self._first_epoch = first_epoch
         self._stream = sys.stderr if stream is None else stream
         self._rewrite = self._stream.isatty()
         self._between = seconds_between
@@ -63,8 +60,8 @@ class ProgressDisplay:
             return
         self._last_line = now
         assert self._started is not None
-        done = (report["epoch"] - self._first_epoch) * self._rows_per_epoch + report["rows"]
-        total = (self._epochs - self._first_epoch) * self._rows_per_epoch
+        done = report["epoch"] * self._rows_per_epoch + report["rows"]
+        total = self._epochs * self._rows_per_epoch
         rate = report["rows_per_second"]
         left = tqdm.format_interval((total - done) / rate) if rate else "?"
         text = (
@@ -78,19 +75,23 @@ class ProgressDisplay:
             self._line(text)
 
     def _show_epoch(self, report: Mapping[str, Any]) -> None:
-        aucs = "  ".join(
-            f"{name} {'not defined' if cell['auc'] is None else format(cell['auc'], '.4f')}"
-            for name, cell in zip(self._cells, report["cells"], strict=True)
-        )
-        mean = report["mean_auc"]
-        best = "  (best so far)" if report["best"] else ""
+        validated = "not validated"
+        if report["cells"]:
+            validated = (
+                f"validation AUC {_auc(report['mean_auc'])}{'  (best so far)' if report['best'] else ''}"
+            )
         self._line(
-            f"epoch {report['epoch'] + 1}/{self._epochs} done  train loss {report['train_loss']:.4f}  "
-            f"validation AUC {'not defined' if mean is None else format(mean, '.4f')}{best}  "
+            f"epoch {report['epoch'] + 1}/{self._epochs} done  train loss {report['train_loss']:.4f}  {validated}  "
             f"{report['rows_per_second']:,.0f} rows/s  waited for data {100 * report['data_wait_share']:.1f} %"
         )
-        self._line(f"    {aucs}")
+        if report["cells"]:
+            cells = zip(self._cells, report["cells"], strict=True)
+            self._line("    " + "  ".join(f"{name} {_auc(cell['auc'])}" for name, cell in cells))
 
     def _line(self, text: str) -> None:
         self._stream.write(f"{chr(13) + chr(27) + '[K' if self._rewrite else ''}{text}\n")
         self._stream.flush()
+
+
+def _auc(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.4f}"

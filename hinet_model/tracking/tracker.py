@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from feature_eng.snapshot import SnapshotRef
 from foundation import stores
-from foundation.settings import UserError
+from foundation.settings import UserError, flatten
 from hinet_model.config import MlflowSettings
 from hinet_model.lifecycle import publishing, registry
 from hinet_model.objective.metrics import metric_name
@@ -296,15 +296,3 @@ class Tracker:
 
     def _send_status(self, run_id: str, status: str) -> None:
         self._client.set_terminated(run_id, status)
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as ``a.b.c`` -> text; lists and empty mappings as JSON, ``None`` as ``null``."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{name}."))
-        else:
-            flat[name] = value if isinstance(value, str) else json.dumps(value)
-    return flat

@@ -1,36 +1,43 @@
 """Checkpoints: the state of a run after a step, complete or not there at all.
 
-A checkpoint is a folder ``step-<global step>`` with ``state.pt`` (model, optimisers), ``position.json`` (where
-the next step starts, and what the run may not change when it goes on) and ``manifest.json`` (size and SHA-256
-of the others), which is written last: without a manifest that fits, the checkpoint does not exist. Rank 0
+A checkpoint is a folder ``step-<global step>`` with ``state.pt`` (all tensors), ``position.json`` (where the next
+step starts, what the run may not change when it goes on, what it has measured) and ``manifest.json`` (size and
+SHA-256 of the others), which is written last: without a manifest that fits, the checkpoint does not exist. Rank 0
 writes; every rank reads, so the folder lies on storage that all workers share, as the training table does.
 
 Where the embedding table is sharded, ``state.pt`` lacks what goes row by row with it, and ``rows-<rank>-of-<size>.pt``
 has it: each rank writes its own, before the manifest, which vouches for all of them. They are read as whole rows or
 dealt anew to any number of shards.
+
+The best checkpoint is no copy: the position of every checkpoint names it, so that a run and its best are written in
+one stroke, and `prune` keeps what a kept checkpoint names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from foundation.settings import UserError
 from hinet_model.nn.row_shard import WHOLE, RowShard
+from hinet_model.training.position import Best, Position
 
-FORMAT = 1
-BEST = "best"
+FORMAT = 2
 
+_STATE, _POSITION, _MANIFEST = "state.pt", "position.json", "manifest.json"
 _CHUNK_BYTES = 8 << 20
-"""What is written, or hashed, between two signs of life."""
+"""What is written, or read, between two signs of life."""
 
 Alive = Callable[[], None]
 """Called in the midst of long work, to say that it goes on."""
@@ -44,29 +51,17 @@ class CheckpointError(UserError):
     """A checkpoint that is damaged, or belongs to another run."""
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where training goes on.
+class DamagedError(CheckpointError):
+    """Something of a checkpoint is missing, or not what was written."""
 
-    Args:
-        epoch: Epoch of the next step, 0-based.
-        step: Its step within the epoch.
-        global_step: Optimiser steps taken so far.
-        identity: What must be equal for the numbers to go on as they would have: snapshot, model, plan.
-        best_epoch: Epoch of the best validation so far, -1 before the first.
-        best_value: Its mean AUC over the cells.
-        bad_validations: Validations since the best one.
-        history: One entry per validation, for curves that span a restart.
-    """
 
-    epoch: int
-    step: int
-    global_step: int
-    identity: str
-    best_epoch: int = -1
-    best_value: float = float("-inf")
-    bad_validations: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+class OtherRunError(CheckpointError):
+    """A checkpoint of a run with other settings; names them, with both values."""
+
+
+def name_of(global_step: int) -> str:
+    """Name of the checkpoint after so many steps."""
+    return f"step-{global_step:09d}"
 
 
 def write(folder: Path, state: dict[str, Any], position: Position, alive: Alive = _unwatched) -> Path:
@@ -86,7 +81,7 @@ def write(folder: Path, state: dict[str, Any], position: Position, alive: Alive 
 
 def begin(folder: Path, global_step: int) -> Path:
     """Make the folder in which a checkpoint is written until it is whole."""
-    partial = folder / f".step-{global_step:09d}.partial"
+    partial = folder / f".{name_of(global_step)}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
@@ -111,11 +106,9 @@ def write_rows(
         raise CheckpointError(
             f"checkpoint {partial}: rank 0 made it, this worker does not see it; expected storage that all share"
         )
-    file = partial / f"rows-{shard.place:05d}-of-{shard.count:05d}.pt"
+    name = f"rows-{shard.place:05d}-of-{shard.count:05d}.pt"
     content = {"place": shard.place, "count": shard.count, "num_rows": num_rows, "rows": rows}
-    _save(content, file, alive)
-    _sync(file)
-    return {file.name: _fingerprint(file, alive)}
+    return {name: _save(partial / name, content, alive)}
 
 
 def finish(
@@ -134,15 +127,16 @@ def finish(
         rows: What `write_rows` returned on all ranks.
         alive: Called while it goes on.
     """
-    target = partial.with_name(f"step-{position.global_step:09d}")
-    _save(state, partial / "state.pt", alive)
-    # Python's JSON writes and reads -Infinity, the value before the first validation.
-    (partial / "position.json").write_text(json.dumps({"format": FORMAT, **asdict(position)}, indent=1))
-    files = rows | {name: _fingerprint(partial / name, alive) for name in ("state.pt", "position.json")}
-    (partial / "manifest.json").write_text(json.dumps(files, indent=1))
-    _sync(partial / "manifest.json")
+    files = rows | {
+        _STATE: _save(partial / _STATE, state, alive),
+        _POSITION: _save_text(partial / _POSITION, {"format": FORMAT, **asdict(position)}),
+    }
+    _sync(partial)
+    _save_text(partial / _MANIFEST, files)
+    target = partial.with_name(name_of(position.global_step))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
+    _sync(target.parent)
     return target
 
 
@@ -168,12 +162,11 @@ def put_rows(state: dict[str, Any], rows: dict[str, torch.Tensor]) -> None:
 
 
 def read_shard(
-    checkpoint: Path,
-    shard: RowShard,
-    device: torch.device | str = "cpu",
-    alive: Alive = _unwatched,
+    checkpoint: Path, shard: RowShard, device: torch.device | str = "cpu", alive: Alive = _unwatched
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Position]:
     """Read a checkpoint back, of what was written in shards the rows of one shard alone.
+
+    Each byte is read once, and checked as it comes: what belongs to other shards alone is not read.
 
     Args:
         checkpoint: Its folder.
@@ -187,117 +180,207 @@ def read_shard(
     Raises:
         CheckpointError: Names the file that is missing or not what the manifest says.
     """
-    _verify(checkpoint, alive)
+    manifest = _manifest(checkpoint)
     position = read_position(checkpoint)
-    state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True)
-    names = json.loads((checkpoint / "manifest.json").read_text())
-    files = [checkpoint / name for name in sorted(names) if name.startswith("rows-")]
-    rows = {path: tensor.to(device) for path, tensor in _deal(checkpoint, files, shard).items()}
-    return state, rows, position
-
-
-def _deal(checkpoint: Path, files: list[Path], shard: RowShard) -> dict[str, torch.Tensor]:
-    """A shard's rows out of the files of all shards, which are mapped, so that only what is taken is read."""
+    state: dict[str, Any] = _load(checkpoint, manifest, _STATE, device, alive)
     dealt: dict[str, torch.Tensor] = {}
-    for place, file in enumerate(files):
-        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        written, num_rows = RowShard(saved["place"], saved["count"]), int(saved["num_rows"])
-        lengths = {len(tensor) for tensor in saved["rows"].values()}
-        if written != RowShard(place, len(files)) or lengths != {written.num_rows(num_rows)}:
-            raise CheckpointError(
-                f"checkpoint {checkpoint}: {file.name} holds {lengths} rows of shard {written.place} of "
-                f"{written.count}; expected shard {place} of {len(files)}, {written.num_rows(num_rows)} rows"
-            )
-        ids = torch.arange(written.place, num_rows, written.count)
-        taken = (shard.owners(ids) == shard.place).nonzero().squeeze(1)
-        positions = shard.positions(ids[taken])
-        for path, tensor in saved["rows"].items():
-            if path not in dealt:
-                dealt[path] = tensor.new_empty((shard.num_rows(num_rows), *tensor.shape[1:]))
-            dealt[path].index_copy_(0, positions, tensor.index_select(0, taken))
-    return dealt
+    names = sorted(name for name in manifest if name.startswith("rows-"))
+    for place, name in enumerate(names):
+        # Ids with these two remainders meet only if the distance is a multiple of the divisors' greatest common one.
+        if (place - shard.place) % math.gcd(len(names), shard.count) == 0:
+            saved = _load(checkpoint, manifest, name, "cpu", alive)
+            if (saved["place"], saved["count"]) != (place, len(names)):
+                raise DamagedError(
+                    f"checkpoint {checkpoint}: {name} holds shard {saved['place']} of {saved['count']}; "
+                    f"expected shard {place} of {len(names)}"
+                )
+            _deal(f"checkpoint {checkpoint}: {name}", saved, shard, dealt)
+    return state, {path: tensor.to(device) for path, tensor in dealt.items()}, position
 
 
-def latest(folder: Path, alive: Alive = _unwatched) -> Path | None:
-    """The newest whole checkpoint below ``folder``; damaged ones are passed over."""
+def _deal(where: str, saved: dict[str, Any], shard: RowShard, dealt: dict[str, torch.Tensor]) -> None:
+    """Take a shard's rows out of what one shard's file holds."""
+    written, num_rows = RowShard(saved["place"], saved["count"]), int(saved["num_rows"])
+    lengths = {len(tensor) for tensor in saved["rows"].values()}
+    if lengths != {written.num_rows(num_rows)}:
+        raise DamagedError(f"{where} holds {lengths} rows; expected {written.num_rows(num_rows)}")
+    ids = torch.arange(written.place, num_rows, written.count)
+    taken = (shard.owners(ids) == shard.place).nonzero().squeeze(1)
+    positions = shard.positions(ids[taken])
+    for path, tensor in saved["rows"].items():
+        if path not in dealt:
+            dealt[path] = tensor.new_empty((shard.num_rows(num_rows), *tensor.shape[1:]))
+        dealt[path].index_copy_(0, positions, tensor.index_select(0, taken))
+
+
+def newest_first(folder: Path) -> Iterator[Path]:
+    """Checkpoints below ``folder`` that were written to their end; reading them shows whether their bytes are right."""
     for checkpoint in sorted(folder.glob("step-*"), reverse=True):
         try:
-            _verify(checkpoint, alive)
-        except CheckpointError:
+            manifest = _manifest(checkpoint)
+        except DamagedError:
             continue
-        return checkpoint
+        sizes = {name: expected["size"] for name, expected in manifest.items()}
+        if all((checkpoint / name).stat().st_size == size for name, size in sizes.items()):
+            yield checkpoint
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint below ``folder`` that was written to its end, and whose position can be read."""
+    for checkpoint in newest_first(folder):
+        with contextlib.suppress(DamagedError):
+            read_position(checkpoint)
+            return checkpoint
     return None
 
 
-def mark_best(folder: Path, checkpoint: Path) -> None:
-    """Keep a copy of this checkpoint's files as ``best`` (hard links where the file system has them)."""
-    partial, target = folder / f".{BEST}.partial", folder / BEST
-    shutil.rmtree(partial, ignore_errors=True)
+def best_or_last(folder: Path) -> Path:
+    """The checkpoint with the best validation, or the newest one where none was validated.
+
+    Raises:
+        CheckpointError: There is no whole checkpoint.
+    """
+    newest = latest(folder)
+    if newest is None:
+        raise CheckpointError(f"no whole checkpoint in {folder}")
+    best = read_position(newest).best
+    return newest if best is None else folder / best.checkpoint
+
+
+def prune(folder: Path, written: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints up to the one just written, and those that they name as the best.
+
+    What lies beyond it is left alone: a damaged checkpoint that a resumed run has yet to come to again.
+    """
+    ours = [path for path in sorted(folder.glob("step-*"), reverse=True) if path.name <= written.name]
+    named = {best.checkpoint for path in ours[:keep] if (best := _best_of(path)) is not None}
+    for checkpoint in ours[keep:]:
+        if checkpoint.name not in named:
+            shutil.rmtree(checkpoint)
+
+
+def _best_of(checkpoint: Path) -> Best | None:
     try:
-        shutil.copytree(checkpoint, partial, copy_function=os.link)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(checkpoint, partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-
-
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints; ``best`` stays."""
-    for checkpoint in sorted(folder.glob("step-*"), reverse=True)[keep:]:
-        shutil.rmtree(checkpoint)
+        return read_position(checkpoint).best
+    except CheckpointError:
+        return None
 
 
 def read_position(checkpoint: Path) -> Position:
-    """Where training goes on after a checkpoint, without reading its state."""
-    content = json.loads((checkpoint / "position.json").read_text())
+    """Where training goes on after a checkpoint, without reading its state.
+
+    Raises:
+        CheckpointError: It is damaged, or of another format.
+    """
+    content = json.loads(_read(checkpoint, _manifest(checkpoint), _POSITION, _unwatched).getvalue())
     found = content.pop("format")
     if found != FORMAT:
-        raise CheckpointError(f"checkpoint {checkpoint}: format {found}, expected {FORMAT}")
-    return Position(**content)
+        raise CheckpointError(
+            f"checkpoint {checkpoint}: format {found}, expected {FORMAT}; it was written by another version of this "
+            "package, which alone can go on from it"
+        )
+    best = content.pop("best")
+    return Position(**content, best=None if best is None else Best(**best))
 
 
-def _verify(checkpoint: Path, alive: Alive) -> None:
-    manifest = checkpoint / "manifest.json"
-    if not manifest.exists():
-        raise CheckpointError(f"checkpoint {checkpoint}: no manifest.json, it was not written to its end")
-    for name, expected in json.loads(manifest.read_text()).items():
-        file = checkpoint / name
-        if not file.exists():
-            raise CheckpointError(f"checkpoint {checkpoint}: {name} is missing")
-        if _fingerprint(file, alive) != expected:
-            raise CheckpointError(f"checkpoint {checkpoint}: {name} is not what its manifest says")
+def check_identity(checkpoint: Path, position: Position, identity: Mapping[str, str]) -> None:
+    """Refuse a checkpoint of a run whose numbers other settings decided.
+
+    Raises:
+        OtherRunError: One line for each setting in which the runs differ.
+    """
+    saved, absent = position.identity, "not set"
+    different = [
+        f"{name}: is {identity.get(name, absent)}, the run began with {saved.get(name, absent)}"
+        for name in sorted({*saved, *identity})
+        if saved.get(name) != identity.get(name)
+    ]
+    if different:
+        first = (
+            f"checkpoint {checkpoint} belongs to a run with other data, model, optimiser or plan; expected the same "
+            "(epochs and workers may differ)"
+        )
+        raise OtherRunError("\n".join([first, *different]))
 
 
-def _fingerprint(file: Path, alive: Alive) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    file = checkpoint / _MANIFEST
+    if not file.exists():
+        raise DamagedError(f"checkpoint {checkpoint}: no {_MANIFEST}, it was not written to its end")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise DamagedError(f"checkpoint {checkpoint}: {_MANIFEST} is damaged: {error}") from error
+    for name in {*manifest, _STATE, _POSITION}:
+        if not (checkpoint / name).exists():
+            raise DamagedError(f"checkpoint {checkpoint}: {name} is missing")
+    return manifest
+
+
+def _load(
+    checkpoint: Path, manifest: dict[str, Any], name: str, device: torch.device | str, alive: Alive
+) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(
+        _read(checkpoint, manifest, name, alive), map_location=device, weights_only=True
+    )
+    return content
+
+
+def _read(checkpoint: Path, manifest: dict[str, Any], name: str, alive: Alive) -> io.BytesIO:
+    """A file's content, which is what the manifest says."""
+    content, digest = io.BytesIO(), hashlib.sha256()
+    with (checkpoint / name).open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
+            content.write(chunk)
             alive()
-    return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
+    if {"size": content.tell(), "sha256": digest.hexdigest()} != manifest.get(name):
+        raise DamagedError(f"checkpoint {checkpoint}: {name} is not what its manifest says")
+    content.seek(0)
+    return content
 
 
-def _save(content: dict[str, Any], file: Path, alive: Alive) -> None:
+def _save(file: Path, content: dict[str, Any], alive: Alive) -> dict[str, Any]:
+    """Write tensors, to the disk and not only towards it; returns the file's fingerprint."""
     with file.open("wb") as stream:
-        torch.save(content, cast(IO[bytes], _Watched(stream, alive)))
+        watched = _Watched(stream, alive)
+        torch.save(content, cast(BinaryIO, watched))
+        stream.flush()
+        os.fsync(stream.fileno())
+    return {"size": file.stat().st_size, "sha256": watched.digest.hexdigest()}
+
+
+def _save_text(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    data = json.dumps(content, indent=1).encode()
+    with file.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 class _Watched:
-    """A file that ``torch.save`` writes to, a tensor at a time, in pieces with a sign of life after each."""
+    """A file that ``torch.save`` writes to from front to back, in pieces with a sign of life after each."""
 
-    def __init__(self, stream: IO[bytes], alive: Alive) -> None:
+    def __init__(self, stream: BinaryIO, alive: Alive) -> None:
         self._stream, self._alive = stream, alive
+        self.digest = hashlib.sha256()
         self.flush = stream.flush
 
     def write(self, data: bytes | memoryview) -> int:
         with memoryview(data) as view:
             for start in range(0, len(view), _CHUNK_BYTES):
-                self._stream.write(view[start : start + _CHUNK_BYTES])
+                piece = view[start : start + _CHUNK_BYTES]
+                self._stream.write(piece)
+                self.digest.update(piece)
                 self._alive()
             return len(view)
 
 
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _sync(folder: Path) -> None:
+    """Make the names in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,305 +1,63 @@
-"""Optimisers: Adam for the dense parameters, and the embedding table's own.
-
-A table optimiser takes the distinct ids of a GLOBAL step with their summed gradients, so that a step costs
-what the batch's rows cost, whatever the table's size. Every worker calls it with the same ids and gradients
-and so keeps the same table; or each with those of its own shard, whose rows are then the table.
-
-Shape letters in this file:
-    T  rows of the table   U  distinct rows of a step   D  width of a row
+"""Optimisers of a run: of the dense parameters and of the embedding table, which step, follow a schedule and are saved
+as one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hinet_model.config import OptimiserSettings
+from hinet_model.models.model import ScenarioModel
+from hinet_model.training.table_optimisers import build_table_optimiser
 
 
-class TableOptimiser(Protocol):
-    """Trains an embedding table by (ids, gradients)."""
+class RunOptimisers:
+    """Steps the dense parameters and the embedding table together.
 
-    learning_rate: float
-    """Rate of the next step; a schedule may set it between steps."""
+    Args:
+        model: The model, on its device.
+        settings: Section ``optimiser`` of the run's settings.
+        total_steps: Steps of the whole run, which a falling schedule is stretched over.
+    """
 
-    def catch_up(self, ids: Tensor) -> None:
-        """Make rows current before they are read (decay they were not there to take); ids may repeat."""
-        ...
+    def __init__(self, model: ScenarioModel, settings: OptimiserSettings, total_steps: int) -> None:
+        self._settings, self._total_steps = settings, total_steps
+        self.dense = build_dense_optimiser(settings, model.dense_parameters())
+        self.table = build_table_optimiser(settings, model.embedding.weight)
+        self._table_rate = self.table.learning_rate
 
-    def catch_up_all(self) -> None:
-        """Make every row current: before the table is evaluated, saved or scored as a whole."""
-        ...
+    def step(self, ids: Tensor, row_gradients: Tensor, global_step: int) -> None:
+        """Take one step; the dense gradients are in place, those of the table's rows are given.
 
-    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
-        """Take step ``global_step`` (1 is the first) with distinct ``ids (U,)`` and ``grads (U, D)``."""
-        ...
+        Args:
+            ids: Distinct rows of the table that the global batch touches. ``(U,)``
+            row_gradients: Their summed gradients. ``(U, D)``
+            global_step: 1 is the first.
+        """
+        factor = rate_factor(self._settings, global_step, self._total_steps)
+        for group in self.dense.param_groups:
+            group["lr"] = self._settings.learning_rate * factor
+        self.table.learning_rate = self._table_rate * factor
+        self.dense.step()
+        self.table.step(ids, row_gradients, global_step)
+
+    def flush_decay(self) -> None:
+        """Apply the decay that is pending on rows, before the model is validated, averaged or saved."""
+        self.table.flush_decay()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, all of one entry per row, and numbers that `load_state_dict` continues from, to the bit."""
-        ...
+        """Both optimisers' states; rates are not among them, they follow from the global step."""
+        return {"dense": self.dense.state_dict(), "table": self.table.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
-        ...
-
-
-class RowDecay:
-    """Decoupled weight decay of embedding rows, paid late but in full.
-
-    A row that a step does not touch owes the factor ``1 - rate * decay`` of that step; it pays when it is
-    next caught up. What is owed is kept as one running sum of logarithms and its value at each row's last
-    payment, which is exact under a changing rate.
-
-    Args:
-        weight: The table ``(T, D)``.
-        weight_decay: Decoupled decay per unit of learning rate; 0 makes every method return at once.
-    """
-
-    def __init__(self, weight: Tensor, weight_decay: float) -> None:
-        self.weight = weight
-        self.weight_decay = weight_decay
-        self.log_total = 0.0
-        self.log_paid = (
-            torch.zeros(weight.shape[0], dtype=torch.float64, device=weight.device) if weight_decay else None
-        )
-
-    def pay(self, ids: Tensor) -> None:
-        """Multiply rows with what they owe."""
-        if self.log_paid is not None:
-            owed = self.log_total - self.log_paid.index_select(0, ids)
-            factor = owed.exp().to(self.weight.dtype).unsqueeze(1)
-            self.weight.index_copy_(0, ids, self.weight.index_select(0, ids) * factor)
-            self.log_paid.index_fill_(0, ids, self.log_total)
-
-    def pay_all(self) -> None:
-        """Multiply every row with what it owes."""
-        if self.log_paid is not None:
-            self.weight.mul_((self.log_total - self.log_paid).exp().to(self.weight.dtype).unsqueeze(1))
-            self.log_paid.fill_(self.log_total)
-
-    def advance(self, learning_rate: float) -> None:
-        """Let every row owe one more step."""
-        if self.log_paid is not None:
-            self.log_total += math.log1p(-learning_rate * self.weight_decay)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is owed."""
-        return {} if self.log_paid is None else {"log_total": self.log_total, "log_paid": self.log_paid}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what was owed."""
-        if self.log_paid is not None:
-            self.log_total = float(state["log_total"])
-            self.log_paid.copy_(state["log_paid"])
-
-
-class LazyAdam:
-    """Adam whose moments of a row move only when the row is touched; bias correction by the global step.
-
-    Equal to Adam on the dense gradient while every row is touched at every step. A row that rests keeps its
-    moments, where dense Adam would let them fade and go on moving it.
-
-    Args:
-        weight: The table ``(T, D)``, changed in place.
-        learning_rate: Rate of the next step.
-        betas: Decay rates of the moments.
-        epsilon: Added to the denominator.
-        l2: Times the row, added to its gradient: an L2 penalty on the rows of the batch.
-        weight_decay: Decoupled decay, caught up per row (`RowDecay`).
-
-    Source: Adam (ICLR 2015), algorithm 1; AdamW (ICLR 2019) for the decay.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-        l2: float = 0.0,
-        weight_decay: float = 0.0,
-    ) -> None:
-        self.weight = weight.detach()
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.epsilon = epsilon
-        self.l2 = l2
-        self.decay = RowDecay(self.weight, weight_decay)
-        self.mean = torch.zeros_like(self.weight)
-        self.square = torch.zeros_like(self.weight)
-
-    def catch_up(self, ids: Tensor) -> None:
-        """Make rows current before they are read."""
-        self.decay.pay(ids)
-
-    def catch_up_all(self) -> None:
-        """Make every row current."""
-        self.decay.pay_all()
-
-    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
-        """Take one step on the rows of ``ids``."""
-        _check_step(global_step)
-        self.decay.pay(ids)
-        row = self.weight.index_select(0, ids)
-        if self.l2:
-            grads = torch.add(grads, row, alpha=self.l2)
-        self.decay.advance(self.learning_rate)
-        self.decay.pay(ids)
-        if self.decay.log_paid is not None:
-            row = self.weight.index_select(0, ids)
-        beta_mean, beta_square = self.betas
-        mean = self.mean.index_select(0, ids).lerp_(grads, 1 - beta_mean)
-        square = self.square.index_select(0, ids).mul_(beta_square)
-        square.addcmul_(grads, grads, value=1 - beta_square)
-        self.mean.index_copy_(0, ids, mean)
-        self.square.index_copy_(0, ids, square)
-        denominator = square.sqrt_().div_(math.sqrt(1 - beta_square**global_step)).add_(self.epsilon)
-        size = self.learning_rate / (1 - beta_mean**global_step)
-        self.weight.index_copy_(0, ids, row.addcdiv_(mean, denominator, value=-size))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Moments and decay."""
-        return {"mean": self.mean, "square": self.square, **self.decay.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.mean.copy_(state["mean"])
-        self.square.copy_(state["square"])
-        self.decay.load_state_dict(state)
-
-
-class RowAdagrad:
-    """Adagrad with one accumulator per row: the sum of its gradients' mean squares.
-
-    Args:
-        weight: The table ``(T, D)``, changed in place.
-        learning_rate: Rate of the next step.
-        epsilon: Added to the denominator.
-        l2: Times the row, added to its gradient: an L2 penalty on the rows of the batch.
-        weight_decay: Decoupled decay, caught up per row (`RowDecay`).
-
-    Source: Adagrad (JMLR 2011), the diagonal shared within a row as in FBGEMM's exact row-wise Adagrad.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        learning_rate: float,
-        epsilon: float = 1e-8,
-        l2: float = 0.0,
-        weight_decay: float = 0.0,
-    ) -> None:
-        self.weight = weight.detach()
-        self.learning_rate = learning_rate
-        self.epsilon = epsilon
-        self.l2 = l2
-        self.decay = RowDecay(self.weight, weight_decay)
-        self.total = torch.zeros(self.weight.shape[0], dtype=weight.dtype, device=weight.device)
-
-    def catch_up(self, ids: Tensor) -> None:
-        """Make rows current before they are read."""
-        self.decay.pay(ids)
-
-    def catch_up_all(self) -> None:
-        """Make every row current."""
-        self.decay.pay_all()
-
-    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
-        """Take one step on the rows of ``ids``."""
-        _check_step(global_step)
-        self.decay.pay(ids)
-        if self.l2:
-            grads = torch.add(grads, self.weight.index_select(0, ids), alpha=self.l2)
-        self.decay.advance(self.learning_rate)
-        self.decay.pay(ids)
-        total = self.total.index_select(0, ids) + grads.square().mean(dim=1)
-        self.total.index_copy_(0, ids, total)
-        size = (self.learning_rate / (total.sqrt_() + self.epsilon)).unsqueeze(1)
-        self.weight.index_copy_(0, ids, self.weight.index_select(0, ids).addcmul_(grads, size, value=-1.0))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Accumulators and decay."""
-        return {"total": self.total, **self.decay.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.total.copy_(state["total"])
-        self.decay.load_state_dict(state)
-
-
-class DenseAdam:
-    """Adam on every row at every step, with an L2 penalty on all rows: for tables that are small.
-
-    Exactly `torch.optim.Adam` on the dense gradient. Its step follows the table's size, not the batch's.
-
-    Args:
-        weight: The table ``(T, D)``, changed in place.
-        learning_rate: Rate of the next step.
-        betas: Decay rates of the moments.
-        epsilon: Added to the denominator.
-        l2: Times the row, added to the gradient of every row.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-        l2: float = 0.0,
-    ) -> None:
-        self.weight = weight.detach()
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.epsilon = epsilon
-        self.l2 = l2
-        self.mean = torch.zeros_like(self.weight)
-        self.square = torch.zeros_like(self.weight)
-        self._grad = torch.zeros_like(self.weight)
-
-    def catch_up(self, ids: Tensor) -> None:
-        """Nothing to do: every row takes part in every step."""
-
-    def catch_up_all(self) -> None:
-        """Nothing to do: every row takes part in every step."""
-
-    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
-        """Take one step on every row; rows that are not in ``ids`` have a gradient of zero."""
-        _check_step(global_step)
-        torch.mul(self.weight, self.l2, out=self._grad)
-        self._grad.index_add_(0, ids, grads)
-        beta_mean, beta_square = self.betas
-        self.mean.lerp_(self._grad, 1 - beta_mean)
-        self.square.mul_(beta_square).addcmul_(self._grad, self._grad, value=1 - beta_square)
-        denominator = torch.sqrt(self.square, out=self._grad)
-        denominator.div_(math.sqrt(1 - beta_square**global_step)).add_(self.epsilon)
-        size = self.learning_rate / (1 - beta_mean**global_step)
-        self.weight.addcdiv_(self.mean, denominator, value=-size)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Moments."""
-        return {"mean": self.mean, "square": self.square}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.mean.copy_(state["mean"])
-        self.square.copy_(state["square"])
-
-
-def build_table_optimiser(settings: OptimiserSettings, weight: Tensor) -> TableOptimiser:
-    """The configured optimiser of an embedding table, which it changes in place."""
-    rate = settings.table_learning_rate or settings.learning_rate
-    if settings.table == "dense_adam":
-        return DenseAdam(weight, rate, settings.betas, settings.epsilon, settings.table_l2)
-    if settings.table == "adagrad":
-        return RowAdagrad(weight, rate, settings.epsilon, settings.table_l2, settings.table_weight_decay)
-    return LazyAdam(
-        weight, rate, settings.betas, settings.epsilon, settings.table_l2, settings.table_weight_decay
-    )
+        self.dense.load_state_dict(state["dense"])
+        self.table.load_state_dict(state["table"])
 
 
 def build_dense_optimiser(
@@ -336,8 +94,3 @@ def rate_factor(settings: OptimiserSettings, step: int, total_steps: int) -> flo
     done = min(done, 1.0)
     left = 1 - done if settings.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
     return settings.final_rate + (1 - settings.final_rate) * left
-
-
-def _check_step(global_step: int) -> None:
-    if global_step < 1:
-        raise ValueError(f"global_step is {global_step}; the first step is 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,16 @@ class RunRecorder:
         )
 
     def record(self, report: Report) -> None:
-        """Take one report in; only ``epoch`` has something to record."""
-        if report["kind"] != "epoch":
-            return
+        """Take one report in: ``epoch``, and what a run that goes on has measured before."""
+        if report["kind"] == "resumed":
+            self._auc = {}
+            for entry in report["history"]:
+                self._add_to_curves(entry)
+            self._losses = list(enumerate(report["losses"], start=1))
+        elif report["kind"] == "epoch":
+            self._record_epoch(report)
+
+    def _record_epoch(self, report: Report) -> None:
         epoch = int(report["epoch"]) + 1
         metrics: dict[str, float | None] = {
             "train/loss": report["train_loss"],
@@ -70,15 +78,28 @@ class RunRecorder:
         for position, cell in enumerate(report["cells"]):
             scenario, task = divmod(position, len(self._tasks))
             names = self._scenarios[scenario], self._tasks[task]
-            metrics[metric_name("val", "auc", *names)] = cell["auc"]
-            metrics[metric_name("val", "log_loss", *names)] = cell["log_loss"]
-            metrics[metric_name("train", "log_loss", *names)] = report["train_cell_losses"][scenario][task]
-            auc = math.nan if cell["auc"] is None else cell["auc"]
-            self._auc.setdefault(names, []).append((epoch, auc))
+            for measure in ("auc", "log_loss", "pcoc", "gauc"):
+                metrics[metric_name("val", measure, *names)] = cell[measure]
+            if cell["auc_error"]:
+                metrics[metric_name("val", "auc_error", *names)] = cell["auc_error"]
+        for scenario, losses in enumerate(report["train_cell_losses"]):
+            for task, loss in enumerate(losses):
+                name = metric_name("train", "log_loss", self._scenarios[scenario], self._tasks[task])
+                metrics[name] = loss
         self._tracker.log_metrics(metrics, step=epoch)
+        self._add_to_curves(report)
         first = int(report["global_step"]) - len(report["losses"]) + 1
-        self._losses += [(first + place, loss) for place, loss in enumerate(report["losses"])]
-        self._attention = report["scenario_attention"]
+        self._losses += enumerate(report["losses"], start=first)
+        if report["scenario_attention"] is not None:
+            self._attention = report["scenario_attention"]
+
+    def _add_to_curves(self, entry: Mapping[str, Any]) -> None:
+        """Points of the learning curves; an epoch that was not validated has none."""
+        for position, cell in enumerate(entry["cells"]):
+            scenario, task = divmod(position, len(self._tasks))
+            auc = math.nan if cell["auc"] is None else cell["auc"]
+            names = self._scenarios[scenario], self._tasks[task]
+            self._auc.setdefault(names, []).append((int(entry["epoch"]) + 1, auc))
 
     def log_figures(self) -> None:
         """Record learning curves, the loss and, where the model has one, the scenario attention."""
@@ -107,26 +128,12 @@ class RunRecorder:
         )
 
 
-def best_or_last(folder: Path) -> Path:
-    """The checkpoint with the best validation, or the newest one where none was validated.
-
-    Raises:
-        CheckpointError: There is no whole checkpoint.
-    """
-    best = folder / checkpoint.BEST
-    if best.exists():
-        return best
-    newest = checkpoint.latest(folder)
-    if newest is None:
-        raise checkpoint.CheckpointError(f"no whole checkpoint in {folder}")
-    return newest
-
-
 def best_weights(folder: Path) -> tuple[dict[str, Any], int]:
-    """The weights that validated best, and their epoch; of the last checkpoint where none was validated."""
-    saved, position = checkpoint.read(best_or_last(folder))
+    """The weights that validated best, and their epoch, 0-based; of the last checkpoint where none was validated."""
+    saved, position = checkpoint.read(checkpoint.best_or_last(folder))
     # What was validated is the mean, where there is one.
-    return {**saved["model"], **saved["average"]["mean"]}, position.best_epoch
+    epoch = position.history[-1]["epoch"] if position.history else position.epoch
+    return {**saved["model"], **saved["average"]["mean"]}, epoch
 
 
 def export_model(

@@ -1,23 +1,31 @@
-"""Run state: all that a run saves and goes on from, the embedding table and what belongs to its rows by shard.
+"""Run state: all that a run saves and goes on from; nothing of it is kept anywhere else.
 
-Checkpoints of a sharded and of a replicated table go on as either, on any number of workers: what a worker lacks it
-reads, what is not its own it leaves.
+The embedding table and what belongs to its rows may lie in shards. Checkpoints of a sharded and of a replicated table
+go on as either, on any number of workers: what a worker lacks it reads, what is not its own it leaves.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from array import array
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from hinet_model.models.model import ScenarioModel, table_name
+from hinet_model.models.model import table_name
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
-from hinet_model.training.checkpoint import Position
+from hinet_model.training.checkpoint import CheckpointError, DamagedError
 from hinet_model.training.control.watchdog import Progress
-from hinet_model.training.dist.world import World
-from hinet_model.training.optimisation import RunOptimisers
+from hinet_model.training.loop import StepParts
+from hinet_model.training.position import Best, Position
+from hinet_model.training.statistics import StepMeasures
+
+logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
@@ -33,48 +41,101 @@ class Stateful(Protocol):
 
 
 class RunState:
-    """Saves a run to its checkpoints, and makes it go on from one.
+    """Where a run stands: weights, optimisers, counters, what it measured, and its best checkpoint.
 
     Args:
-        model: The model.
-        optimisers: Its optimisers.
+        parts: The model, its optimisers and the balance of its tasks.
         average: The mean of its weights.
-        balance: The weights of its tasks.
-        sharded: Whether each rank holds a shard of the embedding table, and saves it.
+        identity: What must be the same to go on.
+
+    Attributes:
+        epoch: Epoch of the next step, 0-based.
+        step: Steps of it that were taken.
+        global_step: Steps of the run that were taken.
+        sums: What the steps of this epoch measured, added up (`StepMeasures.sums`).
+        seconds: Wall time of this epoch so far, on this rank.
+        wait_seconds: Of these, how long training waited for the loader.
+        losses: Loss of every step of the run: eight bytes a step, which is all that grows with the steps.
+        best: The best validation, and the name of the checkpoint that holds it.
+        bad_validations: Validations since.
+        history: What each epoch measured.
     """
 
-    def __init__(
-        self,
-        model: ScenarioModel,
-        optimisers: RunOptimisers,
-        average: WeightAverage,
-        balance: Stateful,
-        sharded: bool,
-    ) -> None:
-        self._parts: dict[str, Stateful] = {
-            "model": model,
-            "optimisers": optimisers,
+    def __init__(self, parts: StepParts, average: WeightAverage, identity: Mapping[str, str]) -> None:
+        self.parts, self.average, self.identity = parts, average, identity
+        self._stateful: dict[str, Stateful] = {
+            "model": parts.model,
+            "optimisers": parts.optimisers,
             "average": average,
-            "balance": balance,
+            "balance": parts.balance,
         }
-        self._embedding, self._table = model.embedding, table_name(model)
-        self._sharded = sharded
+        self._embedding, self._table = parts.model.embedding, table_name(parts.model)
+        self.epoch = self.step = self.global_step = 0
+        self.losses = array("d")
+        self.best: Best | None = None
+        self.bad_validations = 0
+        self.history: list[dict[str, Any]] = []
+        self._begin_epoch()
 
-    def save(self, folder: Path, position: Position, world: World, progress: Progress) -> Path | None:
+    def _begin_epoch(self) -> None:
+        self.step = 0
+        self.sums = torch.zeros(self.parts.statistics.num_summed, dtype=torch.float64)
+        self.seconds = self.wait_seconds = 0.0
+
+    def count_step(self, measures: StepMeasures) -> None:
+        """A step was taken."""
+        self.step += 1
+        self.global_step += 1
+        self.sums += measures.sums
+        self.losses.append(measures.loss)
+
+    def end_epoch(self) -> None:
+        """The epoch's last step was taken, and what it measured is in the history."""
+        self.epoch += 1
+        self._begin_epoch()
+
+    def epoch_losses(self) -> list[float]:
+        """Loss of each step of this epoch so far."""
+        return self.losses[len(self.losses) - self.step :].tolist()
+
+    def recent_losses(self, steps: int) -> list[float]:
+        """Loss of the last steps of this epoch, at most so many."""
+        return self.losses[len(self.losses) - min(steps, self.step) :].tolist()
+
+    def position(self) -> Position:
+        """What `hinet_model.training.checkpoint` writes beside the tensors."""
+        return Position(
+            self.epoch,
+            self.step,
+            self.global_step,
+            dict(self.identity),
+            self.best,
+            self.bad_validations,
+            self.history,
+        )
+
+    def save(self, folder: Path, progress: Progress) -> Path | None:
         """Write a checkpoint below ``folder``; all ranks must call it.
 
         Returns:
             The checkpoint's folder on rank 0, None on the others.
         """
-        state = {name: part.state_dict() for name, part in self._parts.items()}
-        first = world.rank == 0
-        if not self._sharded:
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._stateful.items()}
+        state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        state["epoch"] = {
+            "sums": self.sums,
+            "seconds": self.seconds,
+            "wait_seconds": self.wait_seconds,
+        }
+        world, shard = self.parts.world, self._embedding.shard
+        position, first = self.position(), world.rank == 0
+        if shard.count == 1:
             return checkpoint.write(folder, state, position, progress.alive) if first else None
-        shard, num_rows = self._embedding.shard, self._embedding.num_embeddings
         rows = take_rows(state, self._table)
         begun = checkpoint.begin(folder, position.global_step) if first else folder
         with progress.within("agree"):
             partial = world.broadcast_object(begun, "checkpoint.folder")
+        num_rows = self._embedding.num_embeddings
         written = checkpoint.write_rows(partial, rows, shard, num_rows, progress.alive)
         # All shards are on storage before the manifest says so.
         with progress.within("agree"):
@@ -84,17 +145,61 @@ class RunState:
         everyone = {name: fingerprint for manifest in manifests for name, fingerprint in manifest.items()}
         return checkpoint.finish(partial, state, position, everyone, progress.alive)
 
-    def restore(self, folder: Path, world: World, progress: Progress) -> None:
-        """Go on from the checkpoint in ``folder``: all of it, but of the table this rank's rows alone."""
+    def restore(self, folder: Path, progress: Progress) -> None:
+        """Go on from the newest checkpoint below ``folder`` that every rank can read; all ranks must call it.
+
+        Raises:
+            CheckpointError: There is none, or it belongs to another run.
+        """
+        world = self.parts.world
+        faults: list[str] = []
+        with progress.within("agree"):
+            names = world.broadcast_object(
+                [path.name for path in checkpoint.newest_first(folder)], "checkpoint.names"
+            )
+        for name in names:
+            fault = ""
+            try:
+                self._read(folder / name, progress)
+            except DamagedError as error:
+                fault = str(error)
+            with progress.within("agree"):
+                found = [text for text in world.gather_objects(fault, "checkpoint.read") if text]
+            if not found:
+                return
+            faults.append(found[0])
+            logger.warning("%s; trying the checkpoint before", found[0])
+        raise CheckpointError("\n".join([f"nothing to resume: no whole checkpoint in {folder}", *faults]))
+
+    def _read(self, folder: Path, progress: Progress) -> None:
+        """Take over a checkpoint: all of it, but of the table this rank's rows alone."""
         shard = self._embedding.shard
         # A whole table may have no room on the device that a shard of it is for.
-        device = "cpu" if self._sharded else world.device
-        state, rows, _ = checkpoint.read_shard(folder, shard, device, progress.alive)
+        device = self.parts.world.device if shard.count == 1 else "cpu"
+        state, rows, position = checkpoint.read_shard(folder, shard, device, progress.alive)
+        checkpoint.check_identity(folder, position, self.identity)
         if not rows:
             rows = {path: shard.of(tensor).clone() for path, tensor in take_rows(state, self._table).items()}
         checkpoint.put_rows(state, rows)
-        for name, part in self._parts.items():
+        for name, part in self._stateful.items():
             part.load_state_dict(state[name])
+        self.losses = array("d", state["losses"].tolist())
+        self.sums = state["epoch"]["sums"].cpu()
+        self.seconds, self.wait_seconds = state["epoch"]["seconds"], state["epoch"]["wait_seconds"]
+        self.epoch, self.step, self.global_step = position.epoch, position.step, position.global_step
+        self.best, self.bad_validations = position.best, position.bad_validations
+        self.history = position.history
+
+
+def weights_digest(model: nn.Module, without: Set[str] = frozenset()) -> str:
+    """sha256 of every tensor of the model, bit by bit, but for those named in ``without``."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name in without:
+            continue
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def take_rows(state: dict[str, Any], table: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from benchmarks.pairing import Figure, interleave, ratios
 from benchmarks.workload import make_batches, make_layout
 from hinet_model.settings import RunSettings
 from hinet_model.training.control.launch import worker_environment
-from hinet_model.training.worker import TrainingJob
+from hinet_model.training.job import TrainingJob
 
 
 def test_a_ratio_is_formed_within_each_repeat() -> None:

@@ -135,6 +135,19 @@ def test_resume_goes_on_with_the_same_run(trained: tuple[str, str, MlflowClient]
     assert str(client.get_model_version_by_alias("train-job", "challenger").version) == "2"
 
 
+def test_settings_that_a_run_did_not_begin_with_are_named_before_anything_starts(
+    trained: tuple[str, str, MlflowClient], config: Path
+) -> None:
+    code, output = submit(
+        config, "--resume", trained[1], "--set", "model.embedding_dim=4", "--set", "training.seed=9"
+    )
+    assert code == 2, output[-4000:]
+    assert "model.embedding_dim: is 4, the run began with 16" in output
+    assert "training.seed: is 9, the run began with 0" in output
+    assert "starting 2 workers" not in output
+    assert "Traceback" not in output
+
+
 def test_a_misspelt_setting_is_refused_by_name_with_the_right_one(config: Path) -> None:
     code, output = submit(config, "--set", "training.epoch=1")
     assert code == 2

@@ -27,7 +27,7 @@ from hinet_model.training.control.monitor import RunMonitor, TrainingError
 from hinet_model.training.control.report_server import ReportServer
 from hinet_model.training.control.reports import Report
 from hinet_model.training.control.watchdog import PhaseLimits
-from hinet_model.training.worker import TrainingJob
+from hinet_model.training.job import TrainingJob
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -47,7 +47,7 @@ class _Bucket:
             parameter.grad = None
 
     def take(self, number: int) -> bool:
-        """Move the gradient of a parameter, the how-manieth, to its place; True if it is the last."""
+        """Move the gradient of parameter ``number`` of the bucket to its place; True if it is the last to arrive."""
         parameter, place = self.parameters[number], self.places[number]
         assert parameter.grad is not None
         place.copy_(parameter.grad)

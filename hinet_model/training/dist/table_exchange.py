@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hinet_model.nn.embedding import FusedEmbedding
-from hinet_model.training.optimisers import TableOptimiser
+from hinet_model.training.table_optimisers import TableOptimiser
 from hinet_model.training.dist.dense_exchange import GradientExchange, merge_rows
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import World
@@ -66,7 +66,7 @@ class ReplicatedTable:
         self._embedding, self._optimiser, self._exchange = embedding, optimiser, exchange
 
     def fetch(self, ids: Tensor) -> Tensor:
-        self._optimiser.catch_up(ids)
+        self._optimiser.apply_pending_decay(ids)
         return self._embedding.gather(ids)
 
     def look_up(self, ids: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ class ShardedTable:
 
     def fetch(self, ids: Tensor) -> Tensor:
         self._route = self._ask(ids)
-        # Two ranks may ask for one row: it pays what it owes once, since all is read before any is written.
-        self._optimiser.catch_up(self._route.positions)
+        # Two ranks may ask for one row: it decays once, since all is read before any is written.
+        self._optimiser.apply_pending_decay(self._route.positions)
         return self._send(self._route).requires_grad_()
 
     def look_up(self, ids: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ from hinet_model.nn.native import library
 from hinet_model.nn.normalisation import ScenarioNorm
 from hinet_model.nn.tower_group import TowerGroup
 from hinet_model.objective.losses import MultiTaskLoss, scenario_weights
-from hinet_model.training.optimisers import build_dense_optimiser, build_table_optimiser
+from hinet_model.training.optimisers import build_dense_optimiser
+from hinet_model.training.table_optimisers import build_table_optimiser
 
 pytestmark = pytest.mark.conformance
 
@@ -239,7 +240,7 @@ def test_normalised_features_leave_a_row_independent_of_its_batch(name: str, nor
     batch, _ = layout.to_batch(columns)
     model.train()(batch)
     for norm in (part for part in model.modules() if isinstance(part, ScenarioNorm)):
-        norm.take_statistics(norm.statistics())
+        norm.update_statistics(norm.statistics())
     whole = scores_by_row(model, layout, columns)
     for row in range(3):
         alone = scores_by_row(model, layout, take(columns, [row]))

@@ -28,7 +28,7 @@ from hinet_model.models.registry import REGISTRY
 from hinet_model.nn import stop_gradient
 from hinet_model.nn.embedding import FusedEmbedding
 from hinet_model.serving.scorer import Scorer, save_model_folder
-from hinet_model.training.optimisers import build_table_optimiser
+from hinet_model.training.table_optimisers import build_table_optimiser
 
 MIXED = {"item": 8, "city": 12}
 """Of the layout of `batches`; the other features are four wide, as a row of the table then is."""

@@ -197,7 +197,7 @@ def test_answers_and_gradients_equal_those_of_the_equations(
     batch = replace(batch, numbers=batch.numbers.double())
     if model.norm is not None:
         model.train()(batch)
-        model.norm.take_statistics(model.norm.statistics())
+        model.norm.update_statistics(model.norm.statistics())
     features = model.eval().embedding(batch)
     rows = []
     for row in range(ROWS):

@@ -15,7 +15,7 @@ from feature_eng.snapshot import DataFile, SnapshotRef, schema_hash
 from hinet_model.config import OptimiserSettings, TrainingSettings
 from hinet_model.models.registry import read_settings
 from hinet_model.settings import RunSettings
-from hinet_model.training.worker import TrainingJob
+from hinet_model.training.job import TrainingJob
 
 NUM_USERS, NUM_MOVIES = 200, 300
 TRAIN_ROWS, VALIDATION_ROWS = 2003, 601

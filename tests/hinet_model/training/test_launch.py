@@ -17,11 +17,13 @@ from pyspark.sql import SparkSession
 
 from hinet_model.data.batch import Batch
 from hinet_model.training import worker
+from hinet_model.training.callbacks import Callback
 from hinet_model.training.control import launch
 from hinet_model.training.control.launch import LaunchError
 from hinet_model.training.control.monitor import TrainingError
-from hinet_model.training.loop import Trainer
-from hinet_model.training.worker import TrainingJob
+from hinet_model.training.job import TrainingJob
+from hinet_model.training.run import Run
+from hinet_model.training.statistics import StepMeasures
 
 pytestmark = [
     pytest.mark.spark,
@@ -44,11 +46,12 @@ ENDS_WITHIN = 120
 def broken_worker(job: TrainingJob, fault: Callable[[], None]) -> dict[str, Any]:
     """A worker whose rank 1 meets with a fault after its third step."""
 
-    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
-        if trainer.world.rank == 1 and trainer.global_step == 3:
-            fault()
+    class Fault(Callback):
+        def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+            if run.world.rank == 1 and run.state.global_step == 3:
+                fault()
 
-    return worker.main(job, after_step)
+    return worker.main(job, [Fault()])
 
 
 def raises(job: TrainingJob) -> dict[str, Any]:
@@ -69,25 +72,27 @@ def sleeps_for_ever(job: TrainingJob) -> dict[str, Any]:
 def works_long(job: TrainingJob) -> dict[str, Any]:
     """Rank 0 is busy for far longer than a step may take; its peer waits for it in a collective."""
 
-    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
-        if trainer.world.rank == 0 and trainer.global_step == 3:
-            trainer._progress.enter("checkpoint")
-            for _ in range(int(2.5 * STALL_SECONDS / 0.2)):
-                time.sleep(0.2)
-                trainer._progress.alive()
+    class Work(Callback):
+        def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+            if run.world.rank == 0 and run.state.global_step == 3:
+                run.progress.enter("checkpoint")
+                for _ in range(int(2.5 * STALL_SECONDS / 0.2)):
+                    time.sleep(0.2)
+                    run.progress.alive()
 
-    return worker.main(job, after_step)
+    return worker.main(job, [Work()])
 
 
 def wait_for_each_other(job: TrainingJob) -> dict[str, Any]:
     """Two ranks wait in different collectives."""
 
-    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
-        if trainer.global_step == 3:
-            trainer._progress.enter("gather")
-            trainer.world.broadcast(torch.zeros(1), f"only.rank.{trainer.world.rank}")
+    class Wait(Callback):
+        def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+            if run.state.global_step == 3:
+                run.progress.enter("gather")
+                run.world.broadcast(torch.zeros(1), f"only.rank.{run.world.rank}")
 
-    return worker.main(job, after_step)
+    return worker.main(job, [Wait()])
 
 
 def is_stopped(job: TrainingJob) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def test_a_worker_that_raises_ends_the_run_with_rank_traceback_and_log(
 ) -> None:
     text = failing(spark, two_workers, raises)
     assert text.startswith("rank 1 of 2 raised ValueError: the fuse has blown")
-    assert "in after_step" in text
+    assert "in on_step" in text
     said, host_and_path = text.splitlines()[-1].split(": ")
     assert said == "log of rank 1"
     assert "the fuse has blown" in Path(host_and_path.partition(":")[2]).read_text()

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from hinet_model.config import OptimiserSettings
-from hinet_model.training.optimisers import (
+from hinet_model.training.optimisers import build_dense_optimiser, rate_factor
+from hinet_model.training.table_optimisers import (
     DenseAdam,
     LazyAdam,
     RowAdagrad,
     TableOptimiser,
-    build_dense_optimiser,
     build_table_optimiser,
-    rate_factor,
 )
 
 T, D, STEPS = 6, 3, 5
@@ -121,10 +120,10 @@ def test_a_row_that_rests_owes_its_decay_and_pays_in_full_when_read(make: type[L
         optimiser.step(torch.tensor([0]), torch.ones(1, D), step)
         factor *= 1 - rate * 0.5
     assert torch.equal(weight[1:], start()[1:])
-    optimiser.catch_up(torch.tensor([3]))
+    optimiser.apply_pending_decay(torch.tensor([3]))
     torch.testing.assert_close(weight[3], start()[3] * factor)
     assert torch.equal(weight[4], start()[4])
-    optimiser.catch_up_all()
+    optimiser.flush_decay()
     torch.testing.assert_close(weight[1:], start()[1:] * factor)
 
 
@@ -135,7 +134,7 @@ def test_workers_that_read_different_rows_keep_the_same_table() -> None:
         optimiser = LazyAdam(weight, 0.1, weight_decay=0.5)
         optimiser.step(torch.tensor([0]), torch.ones(1, D), 1)
         optimiser.step(torch.tensor([0]), torch.ones(1, D), 2)
-        optimiser.catch_up(read)
+        optimiser.apply_pending_decay(read)
         optimiser.step(torch.tensor([0, 1, 2]), torch.ones(3, D), 3)
         tables.append(weight)
     assert torch.equal(tables[0], tables[1])
@@ -162,8 +161,8 @@ def test_a_loaded_state_goes_on_to_the_bit(settings: OptimiserSettings) -> None:
         optimiser.step(ids, grad, step)
         if step >= 3:
             resumed.step(ids, grad, step)
-    optimiser.catch_up_all()
-    resumed.catch_up_all()
+    optimiser.flush_decay()
+    resumed.flush_decay()
     assert torch.equal(whole, rest)
 
 

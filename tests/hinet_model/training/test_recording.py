@@ -10,8 +10,9 @@ from hinet_model.config import LossSettings
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
+from hinet_model.training.job import TrainingJob
 from hinet_model.training.recording import RunRecorder
-from hinet_model.training.worker import TrainingJob, train
+from hinet_model.training.worker import train
 
 
 class Notebook:

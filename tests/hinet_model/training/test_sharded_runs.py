@@ -23,14 +23,17 @@ from hinet_model.config import OptimiserSettings
 from hinet_model.data.batch import Batch
 from hinet_model.nn.row_shard import RowShard
 from hinet_model.training import checkpoint, worker
+from hinet_model.training.callbacks import Callback
 from hinet_model.training.checkpoint import CheckpointError
 from hinet_model.training.control import launch
 from hinet_model.training.control.monitor import TrainingError
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld, World
-from hinet_model.training.loop import Trainer
-from hinet_model.training.worker import TrainingJob
+from hinet_model.training.job import TrainingJob
+from hinet_model.training.run import Run
+from hinet_model.training.state import weights_digest
+from hinet_model.training.statistics import StepMeasures
 
 # The workers' processes cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -70,12 +73,13 @@ def run_until(job: TrainingJob, world: World, epochs: int) -> dict[str, Any]:
     class EndedError(Exception):
         pass
 
-    def end(trainer: Trainer, batch: Batch, loss: float) -> None:
-        if trainer.global_step == 8 * epochs + 1:
-            raise EndedError
+    class End(Callback):
+        def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+            if run.state.global_step == 8 * epochs + 1:
+                raise EndedError
 
     try:
-        worker.train(job, world, ReportList(), Progress(), end)
+        worker.train(job, world, ReportList(), Progress(), [End()])
     except EndedError:
         return {}
     raise AssertionError("the run came to its end")
@@ -100,7 +104,7 @@ def assert_same_checkpoints(one: Path, other: Path) -> None:
     assert (here.epoch, here.global_step) == (there.epoch, there.global_step)
     found, expected = flat(ours), flat(theirs)
     assert found.keys() == expected.keys()
-    assert {"/optimisers/table/mean", "/optimisers/table/log_paid"} <= found.keys()
+    assert {"/optimisers/table/mean", "/optimisers/table/log_applied"} <= found.keys()
     assert {"/model/embedding.weight", "/average/mean/embedding.weight"} <= found.keys()
     for path, value in expected.items():
         if isinstance(value, torch.Tensor):
@@ -138,10 +142,10 @@ def test_the_digest_that_workers_compare_leaves_out_the_shard_alone() -> None:
     second.load_state_dict(first.state_dict())
     second.weight.data += 1
     without = frozenset({"weight"})
-    assert worker.weights_digest(first) != worker.weights_digest(second)
-    assert worker.weights_digest(first, without) == worker.weights_digest(second, without)
+    assert weights_digest(first) != weights_digest(second)
+    assert weights_digest(first, without) == weights_digest(second, without)
     second.bias.data += 1
-    assert worker.weights_digest(first, without) != worker.weights_digest(second, without)
+    assert weights_digest(first, without) != weights_digest(second, without)
 
 
 def test_a_replicated_checkpoint_goes_on_sharded(job: Jobs) -> None:
@@ -157,7 +161,7 @@ def test_a_replicated_checkpoint_goes_on_sharded(job: Jobs) -> None:
 def written(tmp_path: Path) -> Path:
     """A checkpoint in three shards of a table of seven rows."""
     table = torch.arange(14.0).view(7, 2)
-    position = checkpoint.Position(epoch=1, step=0, global_step=5, identity="same")
+    position = checkpoint.Position(epoch=1, step=0, global_step=5, identity={})
     partial = checkpoint.begin(tmp_path, 5)
     rows: dict[str, Any] = {}
     for place in range(3):
@@ -186,8 +190,8 @@ def test_a_damaged_a_missing_and_a_foreign_shard_are_named(written: Path) -> Non
     file.write_bytes(content[:-200] + bytes([content[-200] ^ 1]) + content[-199:])
     with pytest.raises(CheckpointError, match=r"rows-00001-of-00003\.pt is not what its manifest says"):
         checkpoint.read(written)
-    assert checkpoint.latest(written.parent) is None
     file.unlink()
+    assert checkpoint.latest(written.parent) is None
     with pytest.raises(CheckpointError, match=r"rows-00001-of-00003\.pt is missing"):
         checkpoint.read_shard(written, RowShard(0, 2))
     # A manifest that does not know the shard either.
@@ -208,18 +212,20 @@ def is_killed_in_the_third_epoch(job: TrainingJob) -> dict[str, Any]:
     torch.set_default_dtype(torch.float64)
     notes = Path(job.log_folder) / f"notes-{os.environ['HOROVOD_RANK']}.txt"
 
-    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
-        if trainer.global_step == 1:
-            meet_odd_exchanges(trainer.world)
-        state = trainer.optimisers.table.state_dict().values()
-        held = {len(rows) for rows in (trainer.model.embedding.weight, *state) if torch.is_tensor(rows)}
-        dense = worker.weights_digest(trainer.model, {"embedding.weight"})
-        with notes.open("a") as file:
-            file.write(json.dumps({"loss": loss, "held": sorted(held), "dense": dense}) + "\n")
-        if trainer.global_step == 19 and trainer.world.rank == trainer.world.size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+    class WriteDown(Callback):
+        def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+            parts, step = run.parts, run.state.global_step
+            if step == 1:
+                meet_odd_exchanges(run.world)
+            state = parts.optimisers.table.state_dict().values()
+            held = {len(rows) for rows in (parts.model.embedding.weight, *state) if torch.is_tensor(rows)}
+            dense = weights_digest(parts.model, {"embedding.weight"})
+            with notes.open("a") as file:
+                file.write(json.dumps({"loss": measures.loss, "held": sorted(held), "dense": dense}) + "\n")
+            if step == 19 and run.world.rank == run.world.size - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    return worker.main(job, after_step)
+    return worker.main(job, [WriteDown()])
 
 
 def meet_odd_exchanges(world: World) -> None:
@@ -243,9 +249,12 @@ def test_two_real_workers_train_what_one_process_trains_and_it_goes_on_when_they
 ) -> None:
     straight, broken = job("straight", table="replicated"), job("broken", workers=2)
     losses: list[float] = []
-    worker.train(
-        straight, LocalWorld(), ReportList(), Progress(), lambda trainer, batch, loss: losses.append(loss)
-    )
+
+    class Losses(Callback):
+        def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+            losses.append(measures.loss)
+
+    worker.train(straight, LocalWorld(), ReportList(), Progress(), [Losses()])
     with pytest.raises(TrainingError, match="rank 1 of 2 ended without a word"):
         launch.run(spark, broken, lambda report: None, is_killed_in_the_third_epoch)
     ranks = []

@@ -18,22 +18,20 @@ from feature_eng.snapshot import SnapshotRef
 from foundation.settings import ConfigError, validate
 from hinet_model.config import LossSettings, OptimiserSettings, TrainingSettings
 from hinet_model.data.batch import BatchLayout
-from hinet_model.models.build import build_model
 from hinet_model.models.model import table_name
 from hinet_model.models.registry import read_settings
 from hinet_model.nn.embedding import FusedEmbedding
-from hinet_model.nn.row_shard import WHOLE, RowShard
-from hinet_model.objective.balance import build_balance
+from hinet_model.nn.row_shard import RowShard
 from hinet_model.settings import RunSettings
+from hinet_model.training.assemble import DataShape, build_parts
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import COLLECTIVE_PHASES, Progress
 from hinet_model.training.dist.dense_exchange import merge_rows
 from hinet_model.training.dist.table_exchange import ShardedTable
 from hinet_model.training.dist.world import LocalWorld, World
-from hinet_model.training.loop import Trainer
-from hinet_model.training.optimisation import RunOptimisers
-from hinet_model.training.optimisers import build_table_optimiser
-from hinet_model.training.worker import TrainingJob, build_loss
+from hinet_model.training.job import TrainingJob
+from hinet_model.training.loop import StepOptions, Trainer
+from hinet_model.training.table_optimisers import build_table_optimiser
 
 NUM_ROWS, DIM = 23, 4
 # Ids that ranks share, a rank without any, ids of one owner alone, and of three ranks the last owns none (id % 3 == 2).
@@ -145,7 +143,7 @@ def test_owners_step_to_the_bit_as_a_whole_table_would(settings: dict[str, Any])
             optimiser.learning_rate = rates[step % 4]
             rows = sharded.collect(ids, gradients_of(step, world.rank, batch[world.rank]))
             optimiser.step(*rows, step + 1)
-        optimiser.catch_up_all()
+        optimiser.flush_decay()
         return fetched, embedding.weight.detach(), optimiser.state_dict()
 
     results = in_threads(3, work)
@@ -153,13 +151,13 @@ def test_owners_step_to_the_bit_as_a_whole_table_would(settings: dict[str, Any])
     optimiser = build_table_optimiser(chosen, table)
     for step, batch in enumerate(BATCHES * 2):
         for rank, ids in enumerate(batch):
-            optimiser.catch_up(torch.tensor(ids, dtype=torch.int64))
+            optimiser.apply_pending_decay(torch.tensor(ids, dtype=torch.int64))
             assert torch.equal(results[rank][0][step], table[ids])
         optimiser.learning_rate = rates[step % 4]
         everyone = torch.tensor([row for ids in batch for row in ids], dtype=torch.int64)
         gradients = torch.cat([gradients_of(step, rank, ids) for rank, ids in enumerate(batch)])
         optimiser.step(*merge_rows(everyone, gradients), step + 1)
-    optimiser.catch_up_all()
+    optimiser.flush_decay()
     assert torch.equal(assembled([weight for _, weight, _ in results]), table)
     for name, value in optimiser.state_dict().items():
         shards = [state[name] for _, _, state in results]
@@ -179,7 +177,7 @@ def test_a_rank_may_own_no_row_at_all(settings: dict[str, Any]) -> None:
         ids = torch.tensor([0, 1])
         before = table.fetch(ids).detach()
         optimiser.step(*table.collect(ids, torch.ones(2, DIM)), 1)
-        optimiser.catch_up_all()
+        optimiser.flush_decay()
         return before, table.look_up(ids)
 
     results = in_threads(3, work)
@@ -195,26 +193,23 @@ def train_and_score(
 ) -> tuple[dict[str, Tensor], list[float], np.ndarray]:
     """Weights, losses and scores after two epochs; the last batch scored is empty on rank 0."""
     sharded = settings.training.table == "sharded"
-    shard = RowShard(world.rank, world.size) if sharded else WHOLE
-    model = build_model(settings.model, layout, 0, shard)
-    optimisers = RunOptimisers(model, settings.optimiser, total_steps=2 * STEPS)
-    loss = build_loss(settings, layout, (50, 30, 20))
-    balance = build_balance(settings.loss, layout.num_tasks)
-    reporter, progress = ReportList(), Progress()
-    trainer = Trainer(
-        settings.training, model, layout, loss, optimisers, None, world, reporter, progress, balance=balance
-    )
+    parts = build_parts(settings, DataShape(layout, (50, 30, 20), 2 * STEPS), world, Progress())
+    trainer = Trainer(parts, StepOptions(), ReportList(), Progress())
     losses: list[float] = []
     for epoch in range(2):
         batches = [part(columns, layout, step, world.rank, world.size) for step in range(STEPS)]
-        plan: Any = type("Plan", (), {"epoch": epoch, "num_steps": STEPS})
-        losses += trainer.train_epoch(plan, iter(batches)).losses
+        losses += [trainer.step(batch, epoch * STEPS + step).loss for step, batch in enumerate(batches)]
+        parts.balance.after_epoch()
     none = layout.to_batch({name: values[:0] for name, values in columns.items()}, global_rows=ROWS)[0]
-    scores = trainer.score(plan, iter([*batches[1:], none if world.rank == 0 else batches[0]]))
+    parts.optimisers.flush_decay()
+    parts.model.eval()
+    scored = [*batches[1:], none if world.rank == 0 else batches[0]]
+    probs = world.gather(torch.cat([trainer.predict(batch) for batch in scored]), "probs").numpy()
+    model = parts.model
     weights = dict(model.state_dict())
     if sharded:
         weights[table_name(model)] = assembled(world.gather_objects(weights[table_name(model)], "whole"))
-    return weights, losses, scores.probs
+    return weights, losses, probs
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,14 @@ from thread_world import in_threads
 from feature_eng.snapshot import SnapshotRef
 from hinet_model.config import LossSettings, OptimiserSettings, TrainingSettings
 from hinet_model.data.batch import Batch, BatchLayout
-from hinet_model.models.build import build_model
 from hinet_model.models.registry import read_settings
-from hinet_model.objective.balance import build_balance
 from hinet_model.settings import RunSettings
+from hinet_model.training.assemble import DataShape, build_parts
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
-from hinet_model.training.loop import Trainer
-from hinet_model.training.optimisation import RunOptimisers
-from hinet_model.training.worker import TrainingJob, build_loss
+from hinet_model.training.job import TrainingJob
+from hinet_model.training.loop import StepOptions, Trainer
 
 STEPS, ROWS = 4, 96
 
@@ -40,26 +37,15 @@ def part(columns: dict[str, np.ndarray], layout: BatchLayout, step: int, rank: i
 def train(
     world: LocalWorld, settings: RunSettings, layout: BatchLayout, columns: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], Any, list[float]]:
-    model = build_model(settings.model, layout, seed=0)
-    balance = build_balance(settings.loss, layout.num_tasks)
-    trainer = Trainer(
-        settings.training,
-        model,
-        layout,
-        build_loss(settings, layout, (50, 30, 20)),
-        RunOptimisers(model, settings.optimiser, total_steps=2 * STEPS),
-        None,
-        world,
-        ReportList(),
-        Progress(),
-        balance=balance,
-    )
+    parts = build_parts(settings, DataShape(layout, (50, 30, 20), 2 * STEPS), world, Progress())
+    trainer = Trainer(parts, StepOptions(), ReportList(), Progress())
     losses = []
     for epoch in range(3):
-        batches = (part(columns, layout, step, world.rank, world.size) for step in range(STEPS))
-        plan: Any = SimpleNamespace(epoch=epoch, num_steps=STEPS)
-        losses += trainer.train_epoch(plan, batches).losses
-    return model.state_dict(), balance.factors, losses
+        for step in range(STEPS):
+            batch = part(columns, layout, step, world.rank, world.size)
+            losses.append(trainer.step(batch, epoch * STEPS + step).loss)
+        parts.balance.after_epoch()
+    return parts.model.state_dict(), parts.balance.factors, losses
 
 
 @pytest.mark.parametrize(

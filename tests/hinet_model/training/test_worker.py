@@ -14,20 +14,30 @@ import torch
 from hinet_model.data.batch import Batch
 from hinet_model.nn.native import library
 from hinet_model.training import checkpoint
-from hinet_model.training.checkpoint import CheckpointError
+from hinet_model.training.callbacks import Callback
+from hinet_model.training.checkpoint import CheckpointError, best_or_last
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
-from hinet_model.training.loop import NonFiniteLossError, Trainer
-from hinet_model.training.recording import best_or_last
-from hinet_model.training.worker import TrainingJob, train
+from hinet_model.training.job import TrainingJob
+from hinet_model.training.run import NonFiniteLossError, Run
+from hinet_model.training.statistics import StepMeasures
+from hinet_model.training.worker import train
 
 Jobs = Callable[..., TrainingJob]
 
 
+class EachStep(Callback):
+    """Calls a function after each step."""
+
+    def __init__(self, function: Callable[[Run, Batch, StepMeasures], None]) -> None:
+        self.on_step = function  # type: ignore[method-assign]
+
+
 def run(job: TrainingJob, after_step: Any = None) -> tuple[dict[str, Any], ReportList]:
     reporter = ReportList()
-    return train(job, LocalWorld(), reporter, Progress(), after_step), reporter
+    callbacks = [] if after_step is None else [EachStep(after_step)]
+    return train(job, LocalWorld(), reporter, Progress(), callbacks), reporter
 
 
 def final_weights(job: TrainingJob) -> dict[str, torch.Tensor]:
@@ -46,7 +56,7 @@ def assert_same_weights(one: TrainingJob, other: TrainingJob) -> None:
 
 def test_the_model_learns_and_every_row_enters_the_loss_once_an_epoch(small_job: Jobs) -> None:
     seen: list[torch.Tensor] = []
-    result, reporter = run(small_job(epochs=6), lambda trainer, batch, loss: seen.append(batch.row_ids))
+    result, reporter = run(small_job(epochs=6), lambda run, batch, measures: seen.append(batch.row_ids))
     losses = [entry["train_loss"] for entry in result["history"]]
     assert losses[-1] < 0.8 * losses[0]
     assert result["history"][-1]["mean_auc"] > 0.6
@@ -112,8 +122,8 @@ class StopAt(ReportList):
         super().__init__()
         self.step = step
 
-    def __call__(self, trainer: Trainer, batch: Batch, loss: float) -> None:
-        self.stop_requested = self.stop_requested or trainer.global_step >= self.step
+    def __call__(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+        self.stop_requested = self.stop_requested or run.state.global_step >= self.step
 
 
 def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch_to_the_same_weights(small_job: Jobs) -> None:
@@ -121,7 +131,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_within_the_epoch_to_the_same_weight
     straight = small_job(**settings, name="straight")
     run(straight)
     broken, stop = small_job(**settings, name="broken"), StopAt(3)
-    result = train(broken, LocalWorld(), stop, Progress(), after_step=stop)
+    result = train(broken, LocalWorld(), stop, Progress(), [EachStep(stop)])
     assert result["stopped"]
     assert 3 <= result["global_step"] <= 4
     rest = small_job(**settings, name="broken", resume=True)
@@ -144,10 +154,11 @@ def test_best_and_last_checkpoints_are_kept_apart(small_job: Jobs) -> None:
     job = small_job(epochs=4)
     result, _ = run(job)
     folder = Path(job.checkpoint_folder)
-    _, best = checkpoint.read(folder / "best")
+    _, best = checkpoint.read(best_or_last(folder))
     newest = checkpoint.latest(folder)
     assert newest is not None
-    assert best.best_epoch == result["best_epoch"] == best.epoch - 1
+    assert best.best is not None
+    assert best.best.epoch == result["best_epoch"] == best.epoch - 1
     assert checkpoint.read(newest)[1].epoch == 4
     values = [entry["mean_auc"] for entry in result["history"]]
     assert result["best_value"] == max(values)
@@ -156,9 +167,9 @@ def test_best_and_last_checkpoints_are_kept_apart(small_job: Jobs) -> None:
 def test_the_validated_model_is_the_mean_of_the_last_epochs(small_job: Jobs) -> None:
     ends: list[torch.Tensor] = []
 
-    def at_epoch_ends(trainer: Trainer, batch: Batch, loss: float) -> None:
-        if trainer.global_step % 8 == 0:
-            ends.append(trainer.model.embedding.weight.detach().clone())
+    def at_epoch_ends(run: Run, batch: Batch, measures: StepMeasures) -> None:
+        if run.state.global_step % 8 == 0:
+            ends.append(run.parts.model.embedding.weight.detach().clone())
 
     job = small_job(epochs=4, average_epochs=3)
     run(job, at_epoch_ends)
@@ -191,10 +202,10 @@ def test_without_validation_rows_the_last_epoch_is_the_model(small_job: Jobs) ->
 
 
 def test_patience_ends_a_run_that_gets_no_better(small_job: Jobs) -> None:
-    def scramble(trainer: Trainer, batch: Batch, loss: float) -> None:
+    def scramble(run: Run, batch: Batch, measures: StepMeasures) -> None:
         """From the second epoch on, forget everything."""
-        if trainer.global_step > 8:
-            trainer.model.embedding.weight.data.zero_()
+        if run.state.global_step > 8:
+            run.parts.model.embedding.weight.data.zero_()
 
     result, _ = run(small_job(epochs=9, patience=2), scramble)
     assert result["best_epoch"] == 0
@@ -202,11 +213,11 @@ def test_patience_ends_a_run_that_gets_no_better(small_job: Jobs) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_step(small_job: Jobs) -> None:
-    def poison(trainer: Trainer, batch: Batch, loss: float) -> None:
-        if trainer.global_step == 2:
-            next(iter(trainer.model.dense_parameters())).data.fill_(float("nan"))
+    def poison(run: Run, batch: Batch, measures: StepMeasures) -> None:
+        if run.state.global_step == 2:
+            next(iter(run.parts.model.dense_parameters())).data.fill_(float("nan"))
 
-    with pytest.raises(NonFiniteLossError, match="epoch 0, within the 1 steps up to step 2"):
+    with pytest.raises(NonFiniteLossError, match="nan at epoch 0, step 2"):
         run(small_job(log_every_steps=1), poison)
 
 

@@ -22,9 +22,11 @@ from hinet_model.data.batch import Batch
 from hinet_model.models.hinet import HiNetSettings
 from hinet_model.settings import RunSettings
 from hinet_model.training import checkpoint, worker
+from hinet_model.training.callbacks import Callback
 from hinet_model.training.control import launch
-from hinet_model.training.loop import Trainer
-from hinet_model.training.worker import TrainingJob
+from hinet_model.training.job import TrainingJob
+from hinet_model.training.run import Run
+from hinet_model.training.statistics import StepMeasures
 
 pytestmark = [pytest.mark.spark, pytest.mark.distributed, pytest.mark.slow]
 
@@ -51,11 +53,12 @@ def writes_down_its_rows(job: TrainingJob) -> dict[str, Any]:
     row_ids: list[torch.Tensor] = []
     losses: list[float] = []
 
-    def after_step(trainer: Trainer, batch: Batch, loss: float) -> None:
-        row_ids.append(batch.row_ids)
-        losses.append(loss)
+    class WriteDown(Callback):
+        def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+            row_ids.append(batch.row_ids)
+            losses.append(measures.loss)
 
-    result = worker.main(job, after_step)
+    result = worker.main(job, [WriteDown()])
     np.savez(
         Path(job.log_folder) / f"rank-{os.environ['HOROVOD_RANK']}.npz",
         row_ids=torch.cat(row_ids).numpy(),

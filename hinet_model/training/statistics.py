@@ -1,0 +1,103 @@
+"""Step statistics: what a step measures, side by side in the vector that is summed over the workers with the gradients.
+
+    loss | workers that wish to stop | rows | loss sums (M x N) | rows of each scenario (M) | moments of normalisations
+
+Shape letters in this file:
+    M  scenarios   N  tasks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hinet_model.data.batch import Batch
+from hinet_model.nn.normalisation import ScenarioNorm
+
+_LOSS, _STOP, _ROWS, _CELLS = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class StepMeasures:
+    """What one step measured over the whole global batch.
+
+    Args:
+        loss: Its loss.
+        stop_wished: Whether some worker was asked to stop.
+        sums: What an epoch adds up (`StepStatistics.num_summed`), on the host, float64.
+    """
+
+    loss: float
+    stop_wished: bool
+    sums: Tensor
+
+
+class StepStatistics:
+    """Knows where everything stands in the vector.
+
+    Args:
+        num_scenarios: Scenarios ``M``.
+        num_tasks: Tasks ``N``.
+        norms: The model's normalisations, whose moments move by the global batch's sums.
+    """
+
+    def __init__(self, num_scenarios: int, num_tasks: int, norms: Sequence[ScenarioNorm] = ()) -> None:
+        self.num_scenarios, self.num_tasks, self._norms = num_scenarios, num_tasks, list(norms)
+        self._num_cells = num_scenarios * num_tasks
+        self.num_summed = _CELLS + self._num_cells + num_scenarios
+        self.size = self.num_summed + sum(norm.num_statistics for norm in self._norms)
+
+    def write(self, vector: Tensor, batch: Batch, loss: Tensor, cells_MN: Tensor, stop: bool) -> None:
+        """Write down this rank's part of a step, all but the moments."""
+        vector[_LOSS] = loss.detach()
+        vector[_STOP] = float(stop)
+        vector[_ROWS] = batch.num_rows
+        vector[_CELLS : _CELLS + self._num_cells] = cells_MN.detach().reshape(-1)
+        vector[_CELLS + self._num_cells : self.num_summed] = torch.tensor(
+            batch.scenario_counts, dtype=torch.float32
+        )
+
+    def write_moments(self, vector: Tensor) -> None:
+        """Write down what this rank's batch adds to the moments of the normalisations."""
+        if self._norms:
+            vector[self.num_summed :] = torch.cat([norm.statistics() for norm in self._norms])
+
+    def update_norms(self, vector: Tensor) -> None:
+        """Move the running moments by the whole global batch's sums."""
+        start = self.num_summed
+        for norm in self._norms:
+            norm.update_statistics(vector[start : start + norm.num_statistics])
+            start += norm.num_statistics
+
+    def measures(self, vector: Tensor, loss: float | None = None) -> StepMeasures:
+        """What the summed vector says; ``loss`` where it is another than the vector's.
+
+        The sums are a copy: a view would keep the moments of every step in memory for as long as its numbers.
+        """
+        sums = vector[: self.num_summed].clone()
+        if loss is not None:
+            sums[_LOSS] = loss
+        return StepMeasures(float(sums[_LOSS]), bool(sums[_STOP] > 0), sums)
+
+    def loss_of(self, vector: Tensor) -> float:
+        """The summed loss."""
+        return float(vector[_LOSS])
+
+    def rows(self, sums: Tensor) -> int:
+        """Rows that were summed over."""
+        return int(sums[_ROWS])
+
+    def cell_sums(self, sums: Tensor) -> Tensor:
+        """Sums of the cross-entropies. ``(M, N)``"""
+        return sums[_CELLS : _CELLS + self._num_cells].reshape(self.num_scenarios, self.num_tasks)
+
+    def cell_means(self, sums: Tensor) -> npt.NDArray[np.float64]:
+        """Mean cross-entropy of each scenario and task; NaN for a scenario without rows. ``(M, N)``"""
+        counts = sums[_CELLS + self._num_cells : self.num_summed].unsqueeze(1)
+        means: npt.NDArray[np.float64] = (self.cell_sums(sums) / counts).numpy()
+        return means

@@ -1,0 +1,308 @@
+"""Optimisers of the embedding table: Adam and Adagrad on the rows of a step, and Adam on all rows.
+
+A table optimiser takes the distinct ids of a GLOBAL step with their summed gradients, so that a step costs
+what the batch's rows cost, whatever the table's size. Every worker calls it with the same ids and gradients
+and so keeps the same table; or each with those of its own shard, whose rows are then the table.
+
+Shape letters in this file:
+    T  rows of the table   U  distinct rows of a step   D  width of a row
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hinet_model.config import OptimiserSettings
+
+
+class TableOptimiser(Protocol):
+    """Trains an embedding table by (ids, gradients)."""
+
+    learning_rate: float
+    """Rate of the next step; a schedule may set it between steps."""
+
+    def apply_pending_decay(self, ids: Tensor) -> None:
+        """Decay rows, before they are read, for the steps that they were not in; ids may repeat."""
+        ...
+
+    def flush_decay(self) -> None:
+        """Apply the pending decay of every row: before the table is evaluated, saved or scored as a whole."""
+        ...
+
+    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
+        """Take step ``global_step`` (1 is the first) with distinct ``ids (U,)`` and ``grads (U, D)``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, all of one entry per row, and numbers that `load_state_dict` continues from, to the bit."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        ...
+
+
+class RowDecay:
+    """Decoupled weight decay of embedding rows, applied late but in full.
+
+    A step leaves the factor ``1 - rate * decay`` pending on every row that it does not touch, until the row is next
+    read. What is pending is kept as one running sum of logarithms and its value when each row was last decayed,
+    which is exact under a changing rate.
+
+    Args:
+        weight: The table ``(T, D)``.
+        weight_decay: Decoupled decay per unit of learning rate; 0 makes every method return at once.
+    """
+
+    def __init__(self, weight: Tensor, weight_decay: float) -> None:
+        self.weight = weight
+        self.weight_decay = weight_decay
+        self.log_total = 0.0
+        self.log_applied = (
+            torch.zeros(weight.shape[0], dtype=torch.float64, device=weight.device) if weight_decay else None
+        )
+
+    def apply_pending(self, ids: Tensor) -> None:
+        """Multiply rows with what is pending on them."""
+        if self.log_applied is not None:
+            pending = self.log_total - self.log_applied.index_select(0, ids)
+            factor = pending.exp().to(self.weight.dtype).unsqueeze(1)
+            self.weight.index_copy_(0, ids, self.weight.index_select(0, ids) * factor)
+            self.log_applied.index_fill_(0, ids, self.log_total)
+
+    def flush(self) -> None:
+        """Multiply every row with what is pending on it."""
+        if self.log_applied is not None:
+            self.weight.mul_((self.log_total - self.log_applied).exp().to(self.weight.dtype).unsqueeze(1))
+            self.log_applied.fill_(self.log_total)
+
+    def advance(self, learning_rate: float) -> None:
+        """Leave one more step pending on every row."""
+        if self.log_applied is not None:
+            self.log_total += math.log1p(-learning_rate * self.weight_decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is pending."""
+        return (
+            {} if self.log_applied is None else {"log_total": self.log_total, "log_applied": self.log_applied}
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what was pending."""
+        if self.log_applied is not None:
+            self.log_total = float(state["log_total"])
+            self.log_applied.copy_(state["log_applied"])
+
+
+class LazyAdam:
+    """Adam whose moments of a row move only when the row is touched; bias correction by the global step.
+
+    Equal to Adam on the dense gradient while every row is touched at every step. A row that rests keeps its
+    moments, where dense Adam would let them fade and go on moving it.
+
+    Args:
+        weight: The table ``(T, D)``, changed in place.
+        learning_rate: Rate of the next step.
+        betas: Decay rates of the moments.
+        epsilon: Added to the denominator.
+        l2: Times the row, added to its gradient: an L2 penalty on the rows of the batch.
+        weight_decay: Decoupled decay, applied when a row is read (`RowDecay`).
+
+    Source: Adam (ICLR 2015), algorithm 1; AdamW (ICLR 2019) for the decay.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        l2: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.weight = weight.detach()
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.epsilon = epsilon
+        self.l2 = l2
+        self.decay = RowDecay(self.weight, weight_decay)
+        self.mean = torch.zeros_like(self.weight)
+        self.square = torch.zeros_like(self.weight)
+
+    def apply_pending_decay(self, ids: Tensor) -> None:
+        """Decay rows before they are read."""
+        self.decay.apply_pending(ids)
+
+    def flush_decay(self) -> None:
+        """Apply the pending decay of every row."""
+        self.decay.flush()
+
+    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
+        """Take one step on the rows of ``ids``."""
+        _check_step(global_step)
+        self.decay.apply_pending(ids)
+        row = self.weight.index_select(0, ids)
+        if self.l2:
+            grads = torch.add(grads, row, alpha=self.l2)
+        self.decay.advance(self.learning_rate)
+        self.decay.apply_pending(ids)
+        if self.decay.log_applied is not None:
+            row = self.weight.index_select(0, ids)
+        beta_mean, beta_square = self.betas
+        mean = self.mean.index_select(0, ids).lerp_(grads, 1 - beta_mean)
+        square = self.square.index_select(0, ids).mul_(beta_square)
+        square.addcmul_(grads, grads, value=1 - beta_square)
+        self.mean.index_copy_(0, ids, mean)
+        self.square.index_copy_(0, ids, square)
+        denominator = square.sqrt_().div_(math.sqrt(1 - beta_square**global_step)).add_(self.epsilon)
+        size = self.learning_rate / (1 - beta_mean**global_step)
+        self.weight.index_copy_(0, ids, row.addcdiv_(mean, denominator, value=-size))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and decay."""
+        return {"mean": self.mean, "square": self.square, **self.decay.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
+        self.decay.load_state_dict(state)
+
+
+class RowAdagrad:
+    """Adagrad with one accumulator per row: the sum of its gradients' mean squares.
+
+    Args:
+        weight: The table ``(T, D)``, changed in place.
+        learning_rate: Rate of the next step.
+        epsilon: Added to the denominator.
+        l2: Times the row, added to its gradient: an L2 penalty on the rows of the batch.
+        weight_decay: Decoupled decay, applied when a row is read (`RowDecay`).
+
+    Source: Adagrad (JMLR 2011), the diagonal shared within a row as in FBGEMM's exact row-wise Adagrad.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        learning_rate: float,
+        epsilon: float = 1e-8,
+        l2: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.weight = weight.detach()
+        self.learning_rate = learning_rate
+        self.epsilon = epsilon
+        self.l2 = l2
+        self.decay = RowDecay(self.weight, weight_decay)
+        self.total = torch.zeros(self.weight.shape[0], dtype=weight.dtype, device=weight.device)
+
+    def apply_pending_decay(self, ids: Tensor) -> None:
+        """Decay rows before they are read."""
+        self.decay.apply_pending(ids)
+
+    def flush_decay(self) -> None:
+        """Apply the pending decay of every row."""
+        self.decay.flush()
+
+    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
+        """Take one step on the rows of ``ids``."""
+        _check_step(global_step)
+        self.decay.apply_pending(ids)
+        if self.l2:
+            grads = torch.add(grads, self.weight.index_select(0, ids), alpha=self.l2)
+        self.decay.advance(self.learning_rate)
+        self.decay.apply_pending(ids)
+        total = self.total.index_select(0, ids) + grads.square().mean(dim=1)
+        self.total.index_copy_(0, ids, total)
+        size = (self.learning_rate / (total.sqrt_() + self.epsilon)).unsqueeze(1)
+        self.weight.index_copy_(0, ids, self.weight.index_select(0, ids).addcmul_(grads, size, value=-1.0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Accumulators and decay."""
+        return {"total": self.total, **self.decay.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self.total.copy_(state["total"])
+        self.decay.load_state_dict(state)
+
+
+class DenseAdam:
+    """Adam on every row at every step, with an L2 penalty on all rows: for tables that are small.
+
+    Exactly `torch.optim.Adam` on the dense gradient. Its step follows the table's size, not the batch's.
+
+    Args:
+        weight: The table ``(T, D)``, changed in place.
+        learning_rate: Rate of the next step.
+        betas: Decay rates of the moments.
+        epsilon: Added to the denominator.
+        l2: Times the row, added to the gradient of every row.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        l2: float = 0.0,
+    ) -> None:
+        self.weight = weight.detach()
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.epsilon = epsilon
+        self.l2 = l2
+        self.mean = torch.zeros_like(self.weight)
+        self.square = torch.zeros_like(self.weight)
+        self._grad = torch.zeros_like(self.weight)
+
+    def apply_pending_decay(self, ids: Tensor) -> None:
+        """Nothing is pending: every row takes part in every step."""
+
+    def flush_decay(self) -> None:
+        """Nothing is pending: every row takes part in every step."""
+
+    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
+        """Take one step on every row; rows that are not in ``ids`` have a gradient of zero."""
+        _check_step(global_step)
+        torch.mul(self.weight, self.l2, out=self._grad)
+        self._grad.index_add_(0, ids, grads)
+        beta_mean, beta_square = self.betas
+        self.mean.lerp_(self._grad, 1 - beta_mean)
+        self.square.mul_(beta_square).addcmul_(self._grad, self._grad, value=1 - beta_square)
+        denominator = torch.sqrt(self.square, out=self._grad)
+        denominator.div_(math.sqrt(1 - beta_square**global_step)).add_(self.epsilon)
+        size = self.learning_rate / (1 - beta_mean**global_step)
+        self.weight.addcdiv_(self.mean, denominator, value=-size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments."""
+        return {"mean": self.mean, "square": self.square}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
+
+
+def build_table_optimiser(settings: OptimiserSettings, weight: Tensor) -> TableOptimiser:
+    """The configured optimiser of an embedding table, which it changes in place."""
+    rate = settings.table_learning_rate or settings.learning_rate
+    if settings.table == "dense_adam":
+        return DenseAdam(weight, rate, settings.betas, settings.epsilon, settings.table_l2)
+    if settings.table == "adagrad":
+        return RowAdagrad(weight, rate, settings.epsilon, settings.table_l2, settings.table_weight_decay)
+    return LazyAdam(
+        weight, rate, settings.betas, settings.epsilon, settings.table_l2, settings.table_weight_decay
+    )
+
+
+def _check_step(global_step: int) -> None:
+    if global_step < 1:
+        raise ValueError(f"global_step is {global_step}; the first step is 1")
