@@ -60,6 +60,8 @@ def test_a_stranger_is_refused_and_the_channel_goes_on() -> None:
     client.send("hello", log="here")
     wait_until(lambda: received)
     assert received[0]["kind"] == "hello"
+    # A client that is left open ends this process when it finds no driver any more.
+    client.close()
     server.close()
 
 
