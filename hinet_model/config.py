@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from foundation import stores
+from foundation.names import DottedName
 from foundation.settings import Settings
 
 
@@ -187,7 +188,7 @@ class MlflowSettings(Settings):
     """MLflow's tracking store; the driver alone talks to it."""
     experiment: str = Field(default="hinet", min_length=1)
     """Experiment that the run belongs to."""
-    registered_model: str = Field(default="hinet", min_length=1)
+    registered_model: DottedName = "hinet"
     """Name that the model is registered under."""
     artifact_location: str | None = "local/mlflow/artifacts"
     """Folder or URI of artifacts, used when the experiment is created; null leaves it to the server."""

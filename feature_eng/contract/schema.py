@@ -16,6 +16,7 @@ from feature_eng.contract.features import Behaviour, Categorical, Feature, Histo
 from feature_eng.contract.source import Source
 from feature_eng.contract.split import Split
 from feature_eng.contract.tasks import Task
+from foundation.names import PlainName
 from foundation.settings import Settings
 
 
@@ -26,7 +27,7 @@ class Contract(Settings):
         behaviour: ``False`` leaves out history, count and rate features as a group.
     """
 
-    name: str
+    name: PlainName
     source: Source
     columns: Columns
     scenario: Scenario

@@ -125,6 +125,11 @@ def test_a_faulty_task_is_not_reported_again_where_it_is_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        (
+            {"name": "../../x"},
+            "name: '../../x' is not usable as a name; expected letters, digits, '_' and '-'",
+        ),
+        ({"name": "/etc/x"}, "name: '/etc/x' is not usable as a name"),
         ({"scenario__values__search": {"in": ["home", "x"]}}, "scenario.values.search: overlaps 'home'"),
         ({"scenario__values": {"a": {"range": [0, 5]}, "b": {"in": [5]}}}, "scenario.values.b: overlaps 'a'"),
         ({"scenario__values": {"a": {"range": [9, 5]}}}, "scenario.values.a: range [9, 5] is empty"),

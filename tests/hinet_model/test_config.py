@@ -40,6 +40,7 @@ def test_everything_has_a_default() -> None:
         ("model.sub_experts=0", "model.sub_experts"),
         ("loss.scheme=propotion", "loss.scheme"),
         ("optimiser.betas=[0.9, 1.0]", "optimiser.betas"),
+        ("mlflow.registered_model=../x", "mlflow.registered_model: '../x' is not usable as a name"),
         ("watchdog.heartbeat_seconds=500", "heartbeat_seconds must be below stall_seconds"),
     ],
 )
