@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from foundation.redaction import RedactingFormatter, redact
 from foundation.settings import UserError
 
 EXIT_USER_ERROR = 2
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def run_job(main: Callable[[], int | None]) -> NoReturn:
@@ -26,13 +28,13 @@ def run_job(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main() or 0
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        complain(str(error))
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         code = 130
     except Exception:
-        traceback.print_exc()
+        sys.stderr.write(redact(traceback.format_exc()))
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
@@ -44,9 +46,9 @@ def configure_logging(level: int = logging.INFO) -> None:
 
     Libraries speak from warnings upwards: py4j, for one, tells of every idle connection that it opens anew.
     """
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(LOG_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # MLflow sets its own level when it is imported, and tells of every table that it makes.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     for name in ("foundation", "feature_eng", "hinet_model", Path(sys.argv[0]).stem):
@@ -73,8 +75,13 @@ def job_parser(description: str, examples: str) -> argparse.ArgumentParser:
 
 
 def say(text: str = "") -> None:
-    """Write one line of a summary to stdout."""
-    sys.stdout.write(f"{text}\n")
+    """Write one line of a summary to stdout, without credentials of its URIs."""
+    sys.stdout.write(f"{redact(text)}\n")
+
+
+def complain(text: str) -> None:
+    """Write one error to stderr, without credentials of its URIs."""
+    sys.stderr.write(f"error: {redact(text)}\n")
 
 
 def say_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

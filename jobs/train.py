@@ -14,7 +14,7 @@ from feature_eng import delta
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
 from feature_eng.snapshot import SnapshotRef
-from foundation.job import job_parser, run_job, say
+from foundation.job import complain, job_parser, run_job, say
 from foundation.session import build_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle.evaluation import to_results
@@ -89,7 +89,7 @@ def main() -> int:
             return train(spark, job, state, tracker)
         except TrainingError as error:
             tracker.finish("FAILED")
-            sys.stderr.write(f"error: training failed: {error}\n")
+            complain(f"training failed: {error}")
             sys.stderr.write(f"go on from the last checkpoint, if there is one, with --resume {run_id}\n")
             return EXIT_TRAINING_FAILED
         except BaseException as error:

@@ -26,7 +26,7 @@ from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from hinet_model.lifecycle import registry
 from hinet_model.serving import pyfunc
-from hinet_model.serving.scorer import ENCODER_FOLDER, Scorer, golden_rows
+from hinet_model.serving.scorer import ENCODER_FOLDER, Scorer, golden_rows, same_probabilities
 
 #: All that `hinet_model.serving.pyfunc` imports.
 SERVING_PACKAGES = ("mlflow", "torch", "numpy", "pyarrow", "pandas", "pydantic", "PyYAML")
@@ -95,7 +95,7 @@ def register(
     """
     state = EncoderState.load(model_folder / ENCODER_FOLDER)
     mlflow.set_tracking_uri(client.tracking_uri)
-    mlflow.set_registry_uri(client.tracking_uri)
+    mlflow.set_registry_uri(registry.registry_uri(client.tracking_uri))
     status = client.get_run(run_id).info.status
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
@@ -118,15 +118,19 @@ def check_pyfunc(mlflow_model: Path) -> None:
     """Make sure that the model answers through MLflow as it does through its scorer.
 
     Raises:
-        RegistryError: The two give different probabilities on the model's input example.
+        RegistryError: What MLflow serves on the model's input example is not what its logits say.
     """
     scorer = Scorer.load(registry.model_folder(mlflow_model))
     example = input_example(registry.model_folder(mlflow_model))
     served = mlflow.pyfunc.load_model(str(mlflow_model)).predict(example)
-    expected = scorer.score(pa.Table.from_pandas(example, schema=scorer.raw_schema, preserve_index=False))
+    rows = pa.Table.from_pandas(example, schema=scorer.raw_schema, preserve_index=False)
+    logits = scorer.logits(scorer.encode(rows))
     found = served[[f"{task}_prob" for task in scorer.task_names]].to_numpy()
-    if not np.allclose(found, expected, atol=1e-6):
+    wrong = np.argwhere(~same_probabilities(logits, found))
+    if len(wrong):
+        row, task = wrong[0]
         raise registry.RegistryError(
-            f"{mlflow_model}: MLflow serves other probabilities than the scorer gives on the input example, "
-            f"by up to {np.abs(found - expected).max():.2g}"
+            f"{mlflow_model}: MLflow serves other probabilities than the scorer gives on the input example: "
+            f"{found[row, task]:.6g} for row {row}, task {scorer.task_names[task]}, where the logit is "
+            f"{logits[row, task]:.6g}"
         )

@@ -21,6 +21,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from foundation.redaction import redact
 from foundation.settings import UserError
 
 CHALLENGER = "challenger"
@@ -91,19 +92,43 @@ def connect(tracking_uri: str) -> MlflowClient:
     """
     # Bars for files of a few kilobytes would stand between the lines of a job's log.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    scheme = urlparse(tracking_uri).scheme
-    if scheme in ("", "file"):
+    shown = redact(tracking_uri)
+    if not on_databricks(tracking_uri) and urlparse(tracking_uri).scheme in ("", "file"):
         raise RegistryError(
-            f"mlflow.tracking_uri: '{tracking_uri}' is a folder, which MLflow no longer takes as a store; "
-            "expected sqlite:///<file>.db or the URI of a server"
+            f"mlflow.tracking_uri: '{shown}' is a folder, which MLflow no longer takes as a store; "
+            "expected sqlite:///<file>.db, the URI of a server, or databricks"
         )
+    # "databricks-uc" names the registry alone; the workspace beside it is "databricks".
+    tracking = (
+        tracking_uri.replace("databricks-uc", "databricks", 1)
+        if on_databricks(tracking_uri)
+        else tracking_uri
+    )
     try:
-        with _one_creator(tracking_uri):
-            client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        with _one_creator(tracking):
+            client = MlflowClient(tracking_uri=tracking, registry_uri=registry_uri(tracking))
             client.search_experiments(max_results=1)
     except Exception as error:
-        raise RegistryError(f"mlflow.tracking_uri: '{tracking_uri}' does not answer: {error}") from error
+        raise RegistryError(
+            f"mlflow.tracking_uri: '{shown}' does not answer: {redact(str(error))}"
+        ) from error
     return client
+
+
+def on_databricks(tracking_uri: str) -> bool:
+    """Whether a URI means a Databricks workspace: ``databricks`` or ``databricks-uc``, alone or with ``://profile``."""
+    return tracking_uri.partition("://")[0] in ("databricks", "databricks-uc")
+
+
+def registry_uri(tracking_uri: str) -> str:
+    """Where the models of a tracking store are registered: in the store itself, on Databricks in Unity Catalog.
+
+    The registry of a workspace without Unity Catalog has no aliases, which jobs need.
+    """
+    if not on_databricks(tracking_uri):
+        return tracking_uri
+    _, separator, profile = tracking_uri.partition("://")
+    return f"databricks-uc{separator}{profile}"
 
 
 @contextmanager
@@ -175,7 +200,11 @@ def fetch(client: MlflowClient, version: RegisteredVersion, cache: Path) -> Path
     Returns:
         The folder that holds ``MLmodel``.
     """
-    uri = client.get_model_version_download_uri(version.name, version.version)
+    if on_databricks(client.tracking_uri):
+        # The place itself would need the credentials that Unity Catalog lends to those who ask by name.
+        uri = version.uri
+    else:
+        uri = client.get_model_version_download_uri(version.name, version.version)
     parsed = urlparse(uri)
     if parsed.scheme in ("", "file"):
         folder = Path(unquote(parsed.path))
@@ -193,7 +222,10 @@ def _download(client: MlflowClient, uri: str, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         got = mlflow.artifacts.download_artifacts(
-            artifact_uri=uri, dst_path=scratch, tracking_uri=client.tracking_uri
+            artifact_uri=uri,
+            dst_path=scratch,
+            tracking_uri=client.tracking_uri,
+            registry_uri=registry_uri(client.tracking_uri),
         )
         shutil.rmtree(folder, ignore_errors=True)
         shutil.move(got, folder)

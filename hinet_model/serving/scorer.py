@@ -5,10 +5,11 @@ It needs torch, numpy and pyarrow; no Spark, Horovod, Petastorm or MLflow. A mod
     encoder/         state of the encoder: JSON and vocabularies, with their digest
     model.json       format, architecture settings, schema of the inputs, contract fingerprint
     weights.pt       the model's state_dict, tensors only
-    golden.parquet   a few raw rows, what they encode to and what they score
+    golden.parquet   a few raw rows, what they encode to and their logits
 
 The golden rows are scored again on every load. They catch what nothing else would: code of another
-version that encodes or multiplies differently, in a process that happened to load it first.
+version that encodes or multiplies differently, in a process that happened to load it first. Logits are
+compared, not probabilities: those of a rare click are all near 0, whatever the model.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from hinet_model.models.model import ScenarioModel
 from hinet_model.models.registry import read_saved_settings, read_settings
 from hinet_model.models.settings import ModelSettings
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout. Raise it when weights of old folders would mean something else."""
 
 ENCODER_FOLDER = "encoder"
@@ -44,11 +45,13 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.pt"
 GOLDEN_FILE = "golden.parquet"
 
-_RAW, _ENCODED, _SCORE = "raw/", "encoded/", "score/"
-# Other CPUs sum in another order; another model is off by far more.
-_SCORE_TOLERANCE = 1e-4
+_RAW, _ENCODED, _LOGIT = "raw/", "encoded/", "logit/"
 _NUMBER_TOLERANCE = 1e-6
 _BATCH_ROWS = 8192
+
+LOGIT_TOLERANCE = 1e-3
+"""How far a logit may be off, for every unit of its size above 1: the odds by a thousandth. Another order of sums
+in float32, as other CPUs and batch sizes have it, is off by some 1e-5; another model by far more."""
 
 
 class ScorerError(UserError):
@@ -159,22 +162,27 @@ class Scorer:
 
     def score_encoded(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Score encoded rows: the second half of :meth:`score`."""
+        scores: npt.NDArray[np.float32] = torch.sigmoid(torch.from_numpy(self.logits(encoded))).numpy()
+        return scores
+
+    def logits(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Log-odds of encoded rows, ``(B, N)``: what the probabilities are the sigmoid of."""
         num_rows = len(encoded["scenario_index"])
-        scores = np.empty((num_rows, len(self.task_names)), dtype=np.float32)
+        logits = np.empty((num_rows, len(self.task_names)), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, num_rows, self._batch_rows):
                 part = {name: column[start : start + self._batch_rows] for name, column in encoded.items()}
                 batch, order = self.layout.to_batch(part)
-                scores[start + order] = torch.sigmoid(self._model(batch).float()).numpy()
-        return scores
+                logits[start + order] = self._model(batch).float().numpy()
+        return logits
 
     def golden(self, rows: pa.Table) -> pa.Table:
-        """Raw rows beside what they encode to and what they score."""
+        """Raw rows beside what they encode to and their logits."""
         encoded = self.encode(rows)
-        scores = self.score_encoded(encoded)
+        logits = self.logits(encoded)
         columns: dict[str, Any] = {_RAW + name: rows[name] for name in self.raw_schema.names}
         columns |= {_ENCODED + name: pa.array(values) for name, values in encoded.items()}
-        columns |= {_SCORE + task: pa.array(scores[:, j]) for j, task in enumerate(self.task_names)}
+        columns |= {_LOGIT + task: pa.array(logits[:, j]) for j, task in enumerate(self.task_names)}
         return pa.table(columns)
 
     def _check_golden(self, path: Path) -> None:
@@ -188,14 +196,41 @@ class Scorer:
             if name.startswith(_RAW):
                 continue
             was, now = expected[name].to_numpy(), found[name].to_numpy()
-            tolerance = _SCORE_TOLERANCE if name.startswith(_SCORE) else _NUMBER_TOLERANCE
-            wrong = np.flatnonzero(~(np.abs(now.astype(np.float64) - was.astype(np.float64)) <= tolerance))
+            if name.startswith(_LOGIT):
+                wrong = np.flatnonzero(~same_logits(was, now))
+            else:
+                off = np.abs(now.astype(np.float64) - was.astype(np.float64))
+                wrong = np.flatnonzero(~(off <= _NUMBER_TOLERANCE))
             if len(wrong):
                 row = int(wrong[0])
                 raise ScorerError(
                     f"{path}: golden row {row}: {name} is {now[row]}, but was {was[row]} when the model was "
                     "saved; this code does not serve this model"
                 )
+
+
+def same_logits(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which logits are those of the same model, on whatever machine each was computed; NaN is like nothing."""
+    was, now = one.astype(np.float64), other.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinite ones that are equal
+        close = np.abs(now - was) <= LOGIT_TOLERANCE * np.maximum(1.0, np.abs(was))
+    same: npt.NDArray[np.bool_] = (now == was) | (close & np.isfinite(was) & np.isfinite(now))
+    return same
+
+
+def same_probabilities(logits: npt.NDArray[Any], probs: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which probabilities are those of logits that `same_logits` would take, but for rounding to float32.
+
+    A probability of 1e-9 is judged as strictly as one of a half: by its odds.
+    """
+    exact = logits.astype(np.float64)
+    slack = LOGIT_TOLERANCE * np.maximum(1.0, np.abs(exact))
+    with np.errstate(over="ignore"):  # of exp: the probability is 0
+        low, high = (1.0 / (1.0 + np.exp(-(exact + sign * slack))) for sign in (-1.0, 1.0))
+    single = np.finfo(np.float32)
+    low, high = low * (1.0 - 2.0 * single.eps) - single.tiny, high * (1.0 + 2.0 * single.eps) + single.tiny
+    same: npt.NDArray[np.bool_] = (low <= probs) & (probs <= high)
+    return same
 
 
 def save_model_folder(

@@ -2,12 +2,17 @@
 
 Tracking must never cost a training run. Calls that fail wait here as JSON lines; while the receiver is
 down it is asked again only after a pause, since every attempt may block for its whole time limit.
+
+A backlog belongs to one run and to one receiver, whose name is its first line: it is delivered to no other.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -30,13 +35,19 @@ class Backlog:
     Args:
         path: JSON-lines file of the undelivered calls; exists only while there are any. Calls left in it
             by an earlier process are delivered first.
+        receiver: Name of who is meant; calls that were left for another one stay where they are, in a file beside.
         deliver: Does one call, given its name and JSON-able arguments; `RefusedError` means "never", any
             other exception "not now".
         pause_seconds: Time between two attempts while the receiver is down.
     """
 
-    def __init__(self, path: Path, deliver: Deliver, pause_seconds: float = 60.0) -> None:
-        self.path = path
+    def __init__(self, path: Path, receiver: str, deliver: Deliver, pause_seconds: float = 60.0) -> None:
+        if path.exists() and receiver_of(path) != receiver:
+            logger.warning("%s waits for %s and is not delivered to %s", path, receiver_of(path), receiver)
+            path = path.with_name(
+                f"{path.stem}-{hashlib.sha256(receiver.encode()).hexdigest()[:8]}{path.suffix}"
+            )
+        self.path, self.receiver = path, receiver
         self._deliver = deliver
         self._pause = pause_seconds
         self._retry_at = 0.0
@@ -110,10 +121,39 @@ class Backlog:
                 self.path.unlink(missing_ok=True)
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            new = mode == "w" or not self.path.exists()
             with self.path.open(mode, encoding="utf-8") as file:
+                if new:
+                    file.write(json.dumps({"receiver": self.receiver}) + "\n")
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.path, error)
+
+
+def claim(folder: Path) -> int | None:
+    """Keep other processes from delivering what a live run has in its folder; they find out by claiming it too.
+
+    Returns:
+        A descriptor that holds the claim until it is closed, or its process ends; None where another holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        logger.debug("%s lies on storage without locks", folder)
+    return descriptor
+
+
+def receiver_of(path: Path) -> str | None:
+    """Whom the calls in a file are for; None where there is no such file, or it does not say."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return str(json.loads(file.readline())["receiver"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _read(path: Path) -> list[Entry]:
@@ -121,7 +161,7 @@ def _read(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     entries: list[Entry] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:

@@ -1,8 +1,10 @@
 """Tracking: what a run records in MLflow. The driver alone talks to it.
 
 Opening the store is strict: a wrong URI ends the job before a GPU is paid for. From then on nothing here
-can end the run: a call that fails is kept in ``tracking_backlog.jsonl`` beside the run's other files and
-delivered when MLflow answers again (`hinet_model.tracking.backlog`).
+can end the run: a call that fails is kept in ``tracking_backlog.jsonl`` in the run's own folder and delivered
+when MLflow answers again (`hinet_model.tracking.backlog`), by this run or by a later one.
+
+Whatever is recorded is recorded without the credentials that a URI may carry (`foundation.redaction`).
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from mlflow.exceptions import MlflowException
 
 from feature_eng.snapshot import SnapshotRef
 from foundation import stores
+from foundation.redaction import redact, redacted
 from foundation.settings import UserError, flatten
 from hinet_model.config import MlflowSettings
 from hinet_model.lifecycle import publishing, registry
 from hinet_model.objective.metrics import metric_name
-from hinet_model.tracking.backlog import Backlog, RefusedError
+from hinet_model.tracking.backlog import Backlog, RefusedError, claim, receiver_of
 from hinet_model.tracking.lineage import Lineage
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,8 @@ BACKLOG_FILE = "tracking_backlog.jsonl"
 _LONGEST_PARAM = 500
 _METRICS_A_CALL = 500
 _PARAMS_A_CALL = 90
+_NEVER = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+"""What MLflow says of a call that it will never take: of a run that was deleted since, for one."""
 
 
 class TrackingError(ValueError):
@@ -47,8 +52,8 @@ class Tracker:
 
     Args:
         settings: Section ``mlflow`` of the run's settings.
-        folder: Local folder, which runs may share; artifacts are written there first (below the run's id),
-            and so is the backlog. What an earlier run left in it is delivered too.
+        folder: Local folder of all runs, each with a folder of its own (its id) for artifacts, which are written
+            there first, and for the backlog. What an earlier run left for this MLflow is delivered too.
         retry_seconds: Pause between two attempts to reach an MLflow that is down.
 
     Raises:
@@ -65,7 +70,10 @@ class Tracker:
         self.version: registry.RegisteredVersion | None = None
         self._client = registry.connect(settings.tracking_uri)
         self._experiment_id = self._experiment()
-        self._backlog = Backlog(folder / BACKLOG_FILE, self._deliver, retry_seconds)
+        self._receiver = receiver_name(settings.tracking_uri)
+        self._retry_seconds = retry_seconds
+        self._backlog: Backlog | None = None
+        self._claim: int | None = None
 
     def _experiment(self) -> str:
         """Id of the experiment, made with the configured artifact location if it is new."""
@@ -73,6 +81,11 @@ class Tracker:
         if location is not None and location.startswith(("s3:", "s3a:")):
             location = stores.normalised(location)  # MLflow knows S3 by one name
         elif location is not None and not stores.has_scheme(location):
+            if registry.on_databricks(self.settings.tracking_uri):
+                raise registry.RegistryError(
+                    f"mlflow.artifact_location: '{location}' is a folder of this machine; expected null, or a URI "
+                    "such as dbfs:/Volumes/…, where mlflow.tracking_uri is databricks"
+                )
             Path(location).mkdir(parents=True, exist_ok=True)
             location = Path(location).resolve().as_uri()
         try:
@@ -110,7 +123,27 @@ class Tracker:
             raise registry.RegistryError(
                 f"MLflow cannot start run {run_id or '(new)'}: {error.message}"
             ) from error
+        own = self.folder / self.run_id
+        own.mkdir(parents=True, exist_ok=True)
+        self._claim = claim(own)
+        self._backlog = Backlog(own / BACKLOG_FILE, self._receiver, self._deliver, self._retry_seconds)
+        self._deliver_what_is_left()
         return self.run_id
+
+    def _deliver_what_is_left(self) -> None:
+        """Deliver what earlier runs left for this MLflow, unless they are still at it."""
+        for path in sorted(self.folder.glob(f"*/{BACKLOG_FILE}")):
+            if path.parent.name == self.run_id or receiver_of(path) != self._receiver:
+                continue
+            held = claim(path.parent)
+            if held is None:
+                continue
+            left = Backlog(path, self._receiver, self._deliver)
+            logger.info("delivering %d records that run %s left", len(left), path.parent.name)
+            delivered = left.flush()
+            os.close(held)
+            if not delivered:
+                return
 
     # -- what a run records; none of these raises for an MLflow that is down --------------------------
 
@@ -119,8 +152,9 @@ class Tracker:
 
         A param is cut at 500 characters; the artifact holds all of it.
         """
-        self._call("params", params={k: v[:_LONGEST_PARAM] for k, v in flatten(settings).items()})
-        self.log_text(yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False), "config.yml")
+        shown = redacted(settings)
+        self._call("params", params={k: v[:_LONGEST_PARAM] for k, v in flatten(shown).items()})
+        self.log_text(yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False), "config.yml")
 
     def log_lineage(self, lineage: Lineage) -> None:
         """Record where data and code come from, as tags of the run."""
@@ -202,7 +236,7 @@ class Tracker:
     def log_text(self, text: str, artifact: str) -> None:
         """Record a text file, say ``config.yml``."""
         path = self._local(artifact)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(redact(text), encoding="utf-8")
         self._artifact(path, artifact)
 
     def log_model(self, model_folder: Path, lineage: Lineage) -> registry.RegisteredVersion | None:
@@ -217,7 +251,8 @@ class Tracker:
             backlog registers it when MLflow answers.
         """
         tags = {**lineage.version_tags(), "run_id": self.run_id, "validation_status": "pending"}
-        self._call("model", folder=str(model_folder.resolve()), tags=tags)
+        name = self.settings.registered_model
+        self._call("model", folder=str(model_folder.resolve()), name=name, tags=tags)
         return self.version
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> int:
@@ -227,19 +262,23 @@ class Tracker:
             How many calls could not be delivered; they stay in the backlog file.
         """
         self._call("status", status=status)
+        assert self._backlog is not None
         if not self._backlog.flush():
             logger.warning("%d records did not reach MLflow: %s", len(self._backlog), self._backlog.path)
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
         return len(self._backlog)
 
     # -- delivery ------------------------------------------------------------------------------------
 
     def _call(self, name: str, /, **arguments: Any) -> None:
-        assert self.run_id, "start_run comes first"
-        self._backlog.call(name, run_id=self.run_id, **arguments)
+        assert self._backlog is not None, "start_run comes first"
+        self._backlog.call(name, run_id=self.run_id, **redacted(arguments))
 
     def _local(self, artifact: str) -> Path:
         """Where an artifact is kept on this machine, its folder made."""
-        path = self.folder / "artifacts" / self.run_id / artifact
+        path = self.folder / self.run_id / "artifacts" / artifact
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -255,7 +294,7 @@ class Tracker:
         except UserError as error:  # a model folder that is gone or damaged
             raise RefusedError(str(error)) from error
         except MlflowException as error:
-            if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
+            if error.error_code in _NEVER:
                 raise RefusedError(error.message) from error
             raise
 
@@ -290,9 +329,16 @@ class Tracker:
         tags = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
-    def _send_model(self, run_id: str, folder: str, tags: dict[str, str]) -> None:
-        name = self.settings.registered_model
-        self.version = publishing.register(self._client, name, run_id, Path(folder), tags)
+    def _send_model(self, run_id: str, folder: str, name: str, tags: dict[str, str]) -> None:
+        version = publishing.register(self._client, name, run_id, Path(folder), tags)
+        if run_id == self.run_id:
+            self.version = version
 
     def _send_status(self, run_id: str, status: str) -> None:
         self._client.set_terminated(run_id, status)
+
+
+def receiver_name(tracking_uri: str) -> str:
+    """One name for one MLflow, wherever the process stands and whatever credentials it has."""
+    path = registry.sqlite_path(tracking_uri)
+    return redact(tracking_uri) if path is None else f"sqlite:///{path.absolute()}"

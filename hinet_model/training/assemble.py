@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from foundation.cores import available_cores
 from hinet_model.data.batch import BatchLayout
 from hinet_model.data.loading import SnapshotReader
 from hinet_model.models.build import build_model
@@ -188,5 +189,5 @@ def set_threads(wanted: int | None, world: World) -> None:
     """Intra-operation threads: as asked, or this worker's share of the cores it may use."""
     if wanted is None:
         local_size = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
-        wanted = max(1, len(os.sched_getaffinity(0)) // local_size)
+        wanted = max(1, available_cores() // local_size)
     torch.set_num_threads(wanted)

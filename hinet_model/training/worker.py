@@ -12,14 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
+from foundation.job import LOG_FORMAT
+from foundation.redaction import RedactingFormatter
+from foundation.settings import UserError
 from hinet_model.training.assemble import assemble
 from hinet_model.training.callbacks import Callback
 from hinet_model.training.control.reports import ReportClient, Reporter
 from hinet_model.training.control.watchdog import PhaseLimits, Progress, Watchdog
-from hinet_model.training.dist.world import HorovodWorld, World
+from hinet_model.training.dist.world import HorovodWorld, World, WorldError
 from hinet_model.training.job import TrainingJob
+from hinet_model.training.run import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
+
+_OUTSIDE = (UserError, OSError, MemoryError, NonFiniteLossError, WorldError, torch.OutOfMemoryError)
+"""Errors that come of settings, data or machines: where in the code they were raised helps nobody mend them."""
 
 
 def main(job: TrainingJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
@@ -61,7 +70,8 @@ def main(job: TrainingJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]
                 "failed",
                 error=type(error).__name__,
                 message=str(error),
-                traceback=traceback.format_exc(limit=-8),
+                # Of what lies outside of this code its message says all; the log has the rest.
+                traceback="" if isinstance(error, _OUTSIDE) else traceback.format_exc(limit=-8),
             )
             raise
         finally:
@@ -94,7 +104,7 @@ def train(
 def _logging_to(log: IO[str]):  # type: ignore[no-untyped-def]
     """A worker process is an entry point of its own: its log goes to its file."""
     handler = logging.StreamHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter(LOG_FORMAT))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)

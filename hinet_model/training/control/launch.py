@@ -8,6 +8,7 @@ replaces for good are put back.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -20,12 +21,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundation.redaction import redact
 from foundation.settings import UserError
 from hinet_model.training import worker
 from hinet_model.training.control.delivery import ReportDelivery
 from hinet_model.training.control.monitor import RunMonitor, TrainingError
 from hinet_model.training.control.report_server import ReportServer
 from hinet_model.training.control.reports import Report
+from hinet_model.training.control.signals import KeptSignals
 from hinet_model.training.control.watchdog import PhaseLimits
 from hinet_model.training.job import TrainingJob
 
@@ -66,6 +69,8 @@ def run(
     Raises:
         LaunchError: Not enough free task slots, or settings of Spark that break a training run.
         TrainingError: A worker failed; names rank, cause and log.
+        KeyboardInterrupt: The run was interrupted; Horovod has ended the workers.
+        SystemExit: It was told to end by SIGTERM.
     """
     import horovod.spark
 
@@ -78,38 +83,43 @@ def run(
     server = ReportServer(conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1", monitor.receive)
     job = replace(job, report_address=server.address, report_key=server.key)
     output = _Tail(Path(job.log_folder) / "workers.log")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ended = threading.Event()
-    guard = threading.Thread(target=_guard, args=(monitor, server, ended, handlers), daemon=True)
-    guard.start()
-    try:
-        results: list[Any] = horovod.spark.run(
-            entry,
-            args=(job,),
-            num_proc=num_workers,
-            env=worker_environment(job),
-            stdout=output,
-            stderr=output,
-            start_timeout=int(watch.start_seconds),
-            executable=conf.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON") or sys.executable,
-            verbose=0,
-        )
-    except Exception as error:
-        # The workers' own account is better than Horovod's, which knows an exit code; it may still be on
-        # its way.
-        time.sleep(0.5)
-        cause = monitor.error()
-        if cause is None:
-            cause = TrainingError(f"the workers ended without a report: {error}\n{output.tail()}")
-        raise cause from error
-    finally:
-        ended.set()
-        guard.join()
-        server.close()
-        delivery.close()
-        output.close()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    with KeptSignals() as signals:
+        guard = threading.Thread(target=_guard, args=(monitor, server, ended, signals), daemon=True)
+        guard.start()
+        try:
+            results: list[Any] = horovod.spark.run(
+                entry,
+                args=(job,),
+                num_proc=num_workers,
+                env=worker_environment(job),
+                stdout=output,
+                stderr=output,
+                start_timeout=int(watch.start_seconds),
+                executable=conf.get("spark.pyspark.python")
+                or os.environ.get("PYSPARK_PYTHON")
+                or sys.executable,
+                verbose=0,
+            )
+        except Exception as error:
+            if signals.came(signal.SIGINT):
+                raise KeyboardInterrupt from error
+            if signals.came(signal.SIGTERM):
+                logger.error("ended by SIGTERM")
+                raise SystemExit(128 + signal.SIGTERM) from error
+            # The workers' own account is better than Horovod's, which knows an exit code; it may still be on
+            # its way.
+            time.sleep(0.5)
+            cause = monitor.error()
+            if cause is None:
+                cause = TrainingError(f"the workers ended without a report: {error}\n{output.tail()}")
+            raise cause from error
+        finally:
+            ended.set()
+            guard.join()
+            server.close()
+            delivery.close()
+            output.close()
     for rank, result in enumerate(results):
         if not isinstance(result, dict) or result.get("kind") != "finished":
             raise TrainingError(
@@ -118,9 +128,7 @@ def run(
     return results
 
 
-def _guard(
-    monitor: RunMonitor, server: ReportServer, ended: threading.Event, handlers: dict[int, Any]
-) -> None:
+def _guard(monitor: RunMonitor, server: ReportServer, ended: threading.Event, signals: KeptSignals) -> None:
     """End the peers of a failed worker, which may hang in a collective that nobody completes."""
     while not ended.wait(0.2):
         monitor.find_silent()
@@ -136,9 +144,9 @@ def _guard(
         return
     # A stopped process hears no command. Horovod ends the processes of all tasks when its own handler, which
     # stands in for ours while it runs, sees a SIGTERM.
-    if signal.getsignal(signal.SIGTERM) is not handlers[signal.SIGTERM]:
+    if signals.replaced(signal.SIGTERM):
         logger.warning("workers did not end by themselves; Spark ends their processes")
-        os.kill(os.getpid(), signal.SIGTERM)
+        signals.send(signal.SIGTERM)
 
 
 def check_cluster(spark: SparkSession, num_workers: int) -> None:
@@ -148,17 +156,28 @@ def check_cluster(spark: SparkSession, num_workers: int) -> None:
         LaunchError: Names the setting and the value it should have.
     """
     conf = spark.sparkContext.getConf()
-    slots = int(spark.sparkContext.defaultParallelism)
+    slots, task_cpus = task_slots(spark), int(conf.get("spark.task.cpus", "1") or 1)
     if slots < num_workers:
         raise LaunchError(
-            f"training.workers is {num_workers}, but Spark has {slots} task slots; expected at least as many: "
-            f"start with `--master local[{num_workers}]`, add executors, or lower training.workers"
+            f"training.workers is {num_workers}, but Spark has {slots} task slots of {task_cpus} cores "
+            f"(spark.task.cpus); expected at least as many: start with `--master local[{num_workers * task_cpus}]`, "
+            "add executors, or lower training.workers or spark.task.cpus"
         )
     for key in ("spark.speculation", "spark.dynamicAllocation.enabled"):
         if (conf.get(key, "false") or "").lower() == "true":
             raise LaunchError(
                 f"{key} is true; expected false: a training task must run once, where it started"
             )
+
+
+def task_slots(spark: SparkSession) -> int:
+    """Tasks that Spark can run at once: of each executor as many as ``spark.task.cpus`` and GPUs leave room for.
+
+    The scheduler's own count, by which it judges barrier stages. ``defaultParallelism`` counts cores, and is whatever
+    ``spark.default.parallelism`` says.
+    """
+    context = spark.sparkContext._jsc.sc()
+    return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
 
 
 def worker_environment(job: TrainingJob) -> dict[str, str]:
@@ -194,9 +213,9 @@ class _Tail(io.TextIOBase):
 
     def write(self, text: str) -> int:
         # Horovod's threads write here, late ones after the end; a sink that raises would end a worker.
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             if not self._file.closed:
-                self._file.write(text)
+                self._file.write(redact(text))
                 self._file.flush()
         return len(text)
 

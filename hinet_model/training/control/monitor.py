@@ -97,9 +97,8 @@ class RunMonitor:
         kind = report["kind"]
         if kind == "failed":
             effect = 4 if report["error"] in COLLECTIVE_ERRORS else 0
-            return Failure(
-                rank, effect, f"raised {report['error']}: {report['message']}\n{report['traceback']}"
-            )
+            text = f"raised {report['error']}: {report['message']}\n{report['traceback']}"
+            return Failure(rank, effect, text)
         if kind == "stalled":
             effect = 3 if report["phase"] in COLLECTIVE_PHASES else 2
             return Failure(

@@ -48,6 +48,7 @@ class ReportServer:
         self._commands: list[bytes] = []
         self._strangers = threading.Semaphore(_MOST_STRANGERS)
         self._noted: set[str] = set()
+        self._noting = threading.Lock()
         self._closed = False
         threading.Thread(target=self._accept, name="reports", daemon=True).start()
 
@@ -127,8 +128,9 @@ class ReportServer:
 
     def _note(self, kind: str, text: str) -> None:
         """Say once what strangers do; they may do it often."""
-        first = kind not in self._noted
-        self._noted.add(kind)
+        with self._noting:
+            first = kind not in self._noted
+            self._noted.add(kind)
         logger.log(logging.WARNING if first else logging.DEBUG, "report channel: %s", text)
 
     def command(self, word: str) -> None:

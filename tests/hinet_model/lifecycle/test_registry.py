@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from mlflow import MlflowClient
@@ -121,3 +125,75 @@ def test_a_broken_store_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
     with pytest.raises(registry.RegistryError, match=r"broken\.db' does not answer"):
         registry.connect(f"sqlite:///{tmp_path}/broken.db")
+
+
+class _Workspace(http.server.BaseHTTPRequestHandler):
+    """As much of a Databricks workspace as opening it takes."""
+
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.asked.append((self.path, self.headers.get("Authorization", "")))
+        body = b'{"experiments": []}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST  # noqa: N815 (the base class calls it so)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quietly."""
+
+
+@pytest.fixture
+def workspace(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Workspace]]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Workspace)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "token-of-the-test")
+    _Workspace.asked.clear()
+    yield _Workspace
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("uri", ["databricks", "databricks-uc"])
+def test_a_databricks_workspace_is_a_store_and_unity_catalog_its_registry(
+    uri: str, workspace: type[_Workspace]
+) -> None:
+    client = registry.connect(uri)
+    assert client.tracking_uri == "databricks"
+    assert client._registry_uri == "databricks-uc"
+    headers = [
+        authorization for path, authorization in workspace.asked if "/mlflow/experiments/search" in path
+    ]
+    assert headers == ["Bearer token-of-the-test"]
+
+
+@pytest.mark.parametrize(
+    ("tracking", "models"),
+    [
+        ("databricks://staging", "databricks-uc://staging"),
+        ("databricks-uc", "databricks-uc"),
+        ("https://mlflow.example", "https://mlflow.example"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+    ],
+)
+def test_models_are_registered_beside_their_runs(tracking: str, models: str) -> None:
+    assert registry.registry_uri(tracking) == models
+
+
+@pytest.mark.parametrize("uri", ["local/mlruns", "file:///tmp/mlruns", "databricks_runs"])
+def test_a_folder_is_no_store(uri: str) -> None:
+    with pytest.raises(registry.RegistryError, match="is a folder, which MLflow no longer takes"):
+        registry.connect(uri)
+
+
+def test_a_refusal_shows_no_credentials() -> None:
+    with pytest.raises(registry.RegistryError) as refused:
+        registry.connect("postgresql+nosuchdriver://mlflow:hunter2@db/mlflow")
+    assert "postgresql+nosuchdriver://***@db/mlflow" in str(refused.value)
+    assert "hunter2" not in str(refused.value)

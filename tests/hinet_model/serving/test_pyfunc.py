@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from model_folders import BIG_ID, SNAPSHOT, encoder_state, raw_rows, save_small_
 
 from foundation.settings import UserError
 from hinet_model.config import MlflowSettings
-from hinet_model.lifecycle import registry
+from hinet_model.lifecycle import publishing, registry
 from hinet_model.serving.scorer import Scorer
 from hinet_model.tracking.lineage import Lineage
 from hinet_model.tracking.tracker import Tracker
@@ -180,3 +181,18 @@ def test_it_serves_in_a_process_without_spark_horovod_and_petastorm(
     expected = Scorer.load(published.folder).score(raw_rows(encoder_state()).slice(0, 3))
     np.testing.assert_allclose(predicted["click_prob"], expected[:, 0], atol=1e-6)
     np.testing.assert_allclose(predicted["like_prob"], expected[:, 1], atol=1e-6)
+
+
+def test_a_model_that_answers_otherwise_through_mlflow_is_refused(
+    published: Published, tmp_path: Path
+) -> None:
+    publishing.check_pyfunc(published.mlflow_model)
+    copy = Path(shutil.copytree(published.mlflow_model, tmp_path / "model"))
+    (code,) = copy.glob("*.py")
+    honest = code.read_text()
+    assert 'scores = self.scorer.score_encoded(encoded).astype("float64")' in honest
+    code.write_text(honest.replace('.astype("float64")', '.astype("float64") * 1.01'))
+    with pytest.raises(
+        registry.RegistryError, match=r"MLflow serves other probabilities .* where the logit is"
+    ):
+        publishing.check_pyfunc(copy)

@@ -22,6 +22,8 @@ from hinet_model.serving.scorer import (
     Scorer,
     ScorerError,
     golden_rows,
+    same_logits,
+    same_probabilities,
     save_model_folder,
 )
 
@@ -89,7 +91,8 @@ def test_a_saved_model_scores_as_it_did(saved: Path, scorer: Scorer, rows: pa.Ta
     golden = pq.read_table(saved / GOLDEN_FILE)
     scores = scorer.score(rows)
     for j, task in enumerate(scorer.task_names):
-        np.testing.assert_allclose(golden[f"score/{task}"].to_numpy(), scores[:, j], atol=1e-6)
+        probs = 1.0 / (1.0 + np.exp(-golden[f"logit/{task}"].to_numpy().astype(np.float64)))
+        np.testing.assert_allclose(probs, scores[:, j], atol=1e-6)
     assert golden_rows(saved).equals(rows)
 
 
@@ -136,8 +139,40 @@ def test_missing_raw_columns_are_all_named_with_a_suggestion(scorer: Scorer, row
 def test_another_score_of_a_golden_row_is_refused_by_name(folder: Path) -> None:
     weights = torch.load(folder / WEIGHTS_FILE, weights_only=True)
     torch.save({name: tensor + 0.5 for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
-    with pytest.raises(ScorerError, match=r"golden row 0: score/click is .* was .* when the model was saved"):
+    with pytest.raises(ScorerError, match=r"golden row 0: logit/click is .* was .* when the model was saved"):
         Scorer.load(folder)
+
+
+def with_logits(weights: dict[str, torch.Tensor], shift: float) -> dict[str, torch.Tensor]:
+    """Weights whose logits are ``shift`` higher: by the biases of the towers' last layers."""
+    last = "task_layer.towers.towers.biases.1"
+    return {**weights, last: weights[last] + shift}
+
+
+@pytest.mark.parametrize("level", [0.0, -12.0, 12.0, -40.0])
+def test_a_model_that_is_always_nearly_sure_is_checked_as_strictly_as_any(
+    scorer: Scorer, rows: pa.Table, tmp_path: Path, level: float
+) -> None:
+    weights = with_logits(scorer._model.state_dict(), level) if level else scorer._model.state_dict()
+    settings = SETTINGS.model_dump(mode="json")
+    folder = save_model_folder(tmp_path / "model", scorer.state, settings, weights, rows)
+    Scorer.load(folder)
+    torch.save(with_logits(weights, 0.1), folder / WEIGHTS_FILE)
+    with pytest.raises(ScorerError, match=r"golden row 0: logit/click is"):
+        Scorer.load(folder)
+
+
+def test_logits_are_alike_within_the_rounding_of_other_machines_and_no_more() -> None:
+    was = np.array([0.0, 0.0, -20.0, -20.0, 9.0, np.inf, np.inf, np.nan], np.float32)
+    now = np.array([0.0009, 0.0011, -20.019, -20.021, 9.0, np.inf, 90.0, np.nan], np.float32)
+    assert same_logits(was, now).tolist() == [True, False, True, False, True, True, False, False]
+
+
+def test_probabilities_are_judged_by_their_odds() -> None:
+    logits = np.array([-20.0, -20.0, -20.0, 20.0, 20.0, 0.0, 0.0, -200.0, -1000.0])
+    probs = np.array([2.061e-9, 2.0e-9, 0.0, 1.0, 0.9999, 0.5, 0.5005, 0.0, 1e-9])
+    expected = [True, False, False, True, False, True, False, True, False]
+    assert same_probabilities(logits, probs).tolist() == expected
 
 
 def test_another_index_of_a_golden_row_is_refused_by_name(folder: Path) -> None:
@@ -167,7 +202,7 @@ def test_weights_with_code_in_them_are_not_run(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("format", 2, "format 2; this code reads format 1"), ("encoder_digest", "0" * 64, "digest")],
+    [("format", 1, "format 1; this code reads format 2"), ("encoder_digest", "0" * 64, "digest")],
 )
 def test_a_folder_that_does_not_fit_together_is_refused(
     folder: Path, key: str, value: object, message: str

@@ -7,6 +7,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from hinet_model.lifecycle import registry
 from hinet_model.objective.metrics import metric_name
 from hinet_model.report import figures
 from hinet_model.settings import RunSettings
+from hinet_model.tracking.backlog import Backlog
 from hinet_model.tracking.lineage import Lineage, git_state
-from hinet_model.tracking.tracker import BACKLOG_FILE, Tracker, TrackingError, flatten
+from hinet_model.tracking.tracker import BACKLOG_FILE, Tracker, TrackingError, flatten, receiver_name
 
 
 @pytest.fixture
@@ -180,19 +182,125 @@ def test_a_store_that_breaks_in_mid_run_costs_nothing_and_gets_all_when_it_is_ba
     tracker.log_text("hello", "note.txt")
     assert tracker.log_model(tmp_path / "no_model_needed", lineage()) is None
     assert tracker.finish("FAILED") == 6
-    waiting = [
-        json.loads(line)["call"] for line in (tmp_path / "run" / BACKLOG_FILE).read_text().splitlines()
-    ]
+    backlog = tmp_path / "run" / tracker.run_id / BACKLOG_FILE
+    header, *lines = (json.loads(line) for line in backlog.read_text().splitlines())
+    assert header == {"receiver": f"sqlite:///{database}"}
+    waiting = [line["call"] for line in lines]
     assert waiting == ["metrics", "params", "artifact", "artifact", "model", "status"]
 
     database.write_bytes(whole)
     tracker.log_metrics({"train/loss": 1.0}, step=3)
-    assert not (tmp_path / "run" / BACKLOG_FILE).exists()
+    assert not backlog.exists()
     run = recorded(tracker)
     assert run.info.status == "FAILED"
     assert run.data.params["training.epochs"] == "1"
     history = registry.connect(tracker.settings.tracking_uri).get_metric_history(tracker.run_id, "train/loss")
     assert [metric.value for metric in history] == [3.0, 2.0, 1.0]
+
+
+def left_behind(tracker: Tracker, *calls: tuple[str, dict[str, Any]]) -> Path:
+    """A backlog as a run leaves it that could not reach MLflow."""
+    assert tracker.finish("FAILED") == 0
+    path = tracker.folder / tracker.run_id / BACKLOG_FILE
+
+    def down(name: str, arguments: dict[str, Any]) -> None:
+        raise ConnectionError("down")
+
+    backlog = Backlog(path, receiver_name(tracker.settings.tracking_uri), down)
+    for name, arguments in calls:
+        backlog.call(name, run_id=tracker.run_id, **arguments)
+    return path
+
+
+def metric(value: float) -> tuple[str, dict[str, Any]]:
+    return "metrics", {"metrics": {"train/loss": value}, "step": 9, "timestamp": 1}
+
+
+def test_what_a_run_left_is_delivered_by_a_later_one(tracker: Tracker, tmp_path: Path) -> None:
+    path = left_behind(tracker, metric(0.25))
+    later = Tracker(tracker.settings, tmp_path / "run")
+    assert later.start_run() != tracker.run_id
+    assert not path.exists()
+    assert recorded(tracker).data.metrics["train/loss"] == 0.25
+    assert recorded(later).data.metrics == {}
+
+
+@pytest.mark.parametrize("gone", ["deleted", "forgotten"])
+def test_records_of_a_run_that_is_no_more_keep_nobody_waiting(
+    tracker: Tracker, tmp_path: Path, gone: str
+) -> None:
+    path = left_behind(tracker, metric(0.25), ("tags", {"tags": {"a": "b"}}))
+    if gone == "deleted":
+        registry.connect(tracker.settings.tracking_uri).delete_run(tracker.run_id)
+    else:
+        path.write_text(path.read_text().replace(tracker.run_id, "0" * 32))
+    later = Tracker(tracker.settings, tmp_path / "run")
+    later.start_run()
+    assert not path.exists()
+    later.log_metrics({"train/loss": 1.0}, step=1)
+    assert later.finish() == 0
+    assert recorded(later).data.metrics == {"train/loss": 1.0}
+
+
+def test_what_waits_for_another_store_stays(tracker: Tracker, tmp_path: Path) -> None:
+    path = left_behind(tracker, metric(0.25))
+    path.write_text(path.read_text().replace("sqlite:///", "sqlite:////elsewhere"))
+    before = path.read_text()
+    later = Tracker(tracker.settings, tmp_path / "run")
+    later.start_run()
+    assert path.read_text() == before
+    assert recorded(tracker).data.metrics == {}
+
+
+def test_a_model_that_waits_is_registered_under_the_name_it_was_meant_for(tracker: Tracker) -> None:
+    assert tracker.finish() == 0
+    tracker._deliver = lambda name, arguments: calls.append((name, arguments))  # type: ignore[method-assign]
+    calls: list[Any] = []
+    tracker.start_run(tracker.run_id)
+    tracker.log_model(tracker.folder / "model", lineage())
+    assert [(name, arguments["name"]) for name, arguments in calls] == [("model", "unused")]
+
+
+def test_one_store_has_one_name_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert receiver_name("sqlite:///a/m.db") == f"sqlite:///{tmp_path}/a/m.db"
+    assert receiver_name("https://u:one@host") == receiver_name("https://u:two@host") == "https://***@host"
+
+
+def test_credentials_reach_neither_params_tags_data_sets_nor_artifacts(tracker: Tracker) -> None:
+    secret = "hunter2"
+    table = f"s3://key:{secret}@bucket/training"
+    settings = RunSettings().model_dump(mode="json")
+    settings["mlflow"]["tracking_uri"] = f"postgresql://mlflow:{secret}@db/mlflow"
+    settings["mlflow"]["artifact_location"] = f"https://a.blob.core.windows.net/c?sig={secret}"
+    settings["data"]["table"] = table
+    settings["checkpoint"]["folder"] = f"s3://b/c?X-Amz-Signature={secret}"
+    snapshot = replace(SNAPSHOT, table=table)
+    of_it = Lineage.of(snapshot, plan_hash="p", world_size=1, seed=0)
+    tracker.log_settings(settings)
+    tracker.log_lineage(of_it)
+    tracker.log_snapshot(snapshot)
+    tracker.log_tags({"from": table})
+    run = recorded(tracker)
+    assert run.data.params["data.table"] == "s3://***@bucket/training"
+    assert run.data.tags["delta_table"] == "s3://***@bucket/training"
+    assert secret not in json.dumps(run.to_dictionary(), default=str)
+    files = [path for path in Path(tracker.settings.artifact_location or "").rglob("*") if path.is_file()]
+    assert {"config.yml", "snapshot.json"} <= {path.name for path in files}
+    local = [path for path in tracker.folder.rglob("*") if path.is_file()]
+    for path in files + local:
+        assert secret.encode() not in path.read_bytes(), path
+
+
+def test_credentials_do_not_reach_the_backlog(tracker: Tracker, tmp_path: Path) -> None:
+    def down(name: str, arguments: dict[str, Any]) -> None:
+        raise ConnectionError("down")
+
+    tracker._backlog = Backlog(tmp_path / "b.jsonl", receiver_name("https://u:hunter2@host"), down)
+    tracker.log_tags({"table": "s3://k:hunter2@b/t"})
+    text = (tmp_path / "b.jsonl").read_text()
+    assert "s3://***@b/t" in text
+    assert "hunter2" not in text
 
 
 def lineage() -> Lineage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -57,6 +58,13 @@ def broken_worker(job: TrainingJob, fault: Callable[[], None]) -> dict[str, Any]
 def raises(job: TrainingJob) -> dict[str, Any]:
     def fault() -> None:
         raise ValueError("the fuse has blown")
+
+    return broken_worker(job, fault)
+
+
+def finds_a_full_disk(job: TrainingJob) -> dict[str, Any]:
+    def fault() -> None:
+        raise OSError(28, "No space left on device", "/data/spill")
 
     return broken_worker(job, fault)
 
@@ -135,6 +143,56 @@ def test_a_worker_that_raises_ends_the_run_with_rank_traceback_and_log(
     said, host_and_path = text.splitlines()[-1].split(": ")
     assert said == "log of rank 1"
     assert "the fuse has blown" in Path(host_and_path.partition(":")[2]).read_text()
+
+
+def test_a_cause_outside_of_the_code_is_told_in_short_and_at_length_in_the_log(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    text = failing(spark, two_workers, finds_a_full_disk)
+    first, *others = text.splitlines()
+    assert first == "rank 1 of 2 raised OSError: [Errno 28] No space left on device: '/data/spill'"
+    assert len(others) <= 2, "the peer, and the log"
+    assert "Traceback" not in text
+    log = Path(others[-1].removeprefix("log of rank 1: ").partition(":")[2])
+    assert "Traceback" in log.read_text()
+
+
+def test_an_interrupted_run_ends_its_workers_and_is_an_interruption(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    sent: list[int] = []
+
+    def on_report(report: Any) -> None:
+        if report["kind"] == "epoch" and not sent:
+            sent.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(spark, two_workers, on_report)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+_SLOTS = """
+from pyspark.sql import SparkSession
+from hinet_model.training.control import launch
+for master in ("local[5]", "local-cluster[2,3,1024]"):
+    spark = (SparkSession.builder.master(master).config("spark.task.cpus", "2").config("spark.ui.enabled", "false")
+             .config("spark.default.parallelism", "64").getOrCreate())
+    spark.sparkContext.parallelize(range(2), 2).count()
+    launch.check_cluster(spark, 2)
+    try:
+        launch.check_cluster(spark, 3)
+    except launch.LaunchError as error:
+        print(error)
+    spark.stop()
+"""
+
+
+def test_a_slot_takes_as_many_cores_of_one_executor_as_a_task_does() -> None:
+    done = subprocess.run([sys.executable, "-c", _SLOTS], capture_output=True, text=True, timeout=240)
+    said = "training.workers is 3, but Spark has 2 task slots of 2 cores"
+    assert done.stdout.count(said) == 2, done.stdout + done.stderr[-2000:]
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_its_rank_and_place(

@@ -13,7 +13,7 @@ import torch
 
 from hinet_model.data.batch import Batch
 from hinet_model.nn.native import library
-from hinet_model.training import checkpoint
+from hinet_model.training import assemble, checkpoint
 from hinet_model.training.callbacks import Callback
 from hinet_model.training.checkpoint import CheckpointError, best_or_last
 from hinet_model.training.control.reports import ReportList
@@ -260,3 +260,16 @@ def test_what_takes_long_has_a_phase_and_a_limit_of_its_own(small_job: Jobs) -> 
     resumed = Diary()
     train(replace(small_job(epochs=2), resume=True), LocalWorld(), ReportList(), resumed)
     assert "restore" in resumed.entered
+
+
+def test_a_worker_takes_its_share_of_the_cores_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(assemble, "available_cores", lambda: 7)
+    monkeypatch.setenv("HOROVOD_LOCAL_SIZE", "2")
+    try:
+        assemble.set_threads(None, LocalWorld())
+        assert torch.get_num_threads() == 3
+        assemble.set_threads(2, LocalWorld())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
