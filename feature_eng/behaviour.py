@@ -18,7 +18,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType
 
-from feature_eng.contract import Behaviour, Contract, Count, History, Rate
+from feature_eng.contract import Behaviour, Contract, Count, History, Rate, quoted, stored_name
 from feature_eng.events import column
 
 _ENTITY, _AT = "entity__", "at__"
@@ -31,7 +31,7 @@ def with_behaviour(examples: DataFrame, contract: Contract) -> DataFrame:
     - count: bigint
     - rate: double, ``(positives + prior * prior_rows) / (labels + prior_rows)``
     """
-    kept = [name for name in examples.columns if not name.startswith("known_at__")]
+    kept = [quoted(name) for name in examples.columns if not name.startswith("known_at__")]
     features = contract.behaviour_features
     frame = examples
     for by in ("user", "item"):
@@ -39,7 +39,7 @@ def with_behaviour(examples: DataFrame, contract: Contract) -> DataFrame:
         if of_entity:
             frame = _with_features_of(frame, examples, contract, by, of_entity)
     return frame.select(
-        *(column(name) for name in kept),
+        *kept,
         *(_finished(name, feature, examples, contract).alias(name) for name, feature in features.items()),
     )
 
@@ -53,7 +53,9 @@ def _with_features_of(
 ) -> DataFrame:
     """Join the running values of one entity's features as of each row's time."""
     assert contract.columns.time is not None, "checked by the contract"
-    entity = column(contract.columns.user if by == "user" else contract.columns.item)
+    role = contract.columns.user if by == "user" else contract.columns.item
+    assert role is not None, "checked by the contract"
+    entity = column(role)
     time = column(contract.columns.time)
     seconds = _facts_by_second(examples, contract, entity, features)
     for name, feature in features.items():
@@ -105,7 +107,7 @@ def _facts(contract: Contract, name: str, feature: Behaviour) -> list[Column]:
     if feature.when is not None:
         counts &= F.col(f"label__{feature.when}") == 1
     # Of one second's facts the later impression is the newer, then the greater key.
-    order = [column(part) for part in (contract.columns.time, *contract.columns.key) if part is not None]
+    order = [column(part) for part in (contract.columns.time, *contract.key) if part is not None]
     parts = [part.alias(f"order_{place}") for place, part in enumerate(order)]
     seen = F.collect_list(F.when(counts, F.struct(*parts, item.alias("item"))))
     newest = F.slice(F.sort_array(seen, asc=False), 1, feature.last)["item"]
@@ -141,7 +143,7 @@ def _known_at(contract: Contract, feature: Behaviour) -> str:
 
 def _finished(name: str, feature: Behaviour, examples: DataFrame, contract: Contract) -> Column:
     if isinstance(feature, History):
-        item = examples.schema[contract.history_column(feature)].dataType
+        item = examples.schema[stored_name(contract.history_column(feature))].dataType
         empty = F.array().cast(ArrayType(item))
         return F.coalesce(F.col(_value(name, "items")), empty)
     rows = F.coalesce(F.col(_value(name, "rows")), F.lit(0).cast("bigint"))

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
+from py4j.java_gateway import is_instance_of
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
@@ -32,6 +33,7 @@ from feature_eng.snapshot import (
     ENCODER_DIGEST,
     ENCODER_PATH,
     SCENARIO_NAMES,
+    SOURCES,
     DataFile,
     SnapshotError,
     SnapshotRef,
@@ -94,6 +96,55 @@ def read(spark: SparkSession, path: stores.Place, version: int | None = None) ->
     """
     found = _open(path, version).version()
     return spark.read.format("delta").option("versionAsOf", found).load(places.for_spark(path))
+
+
+def read_source(
+    spark: SparkSession, address: str, version: int | None = None, timestamp: str | None = None
+) -> DataFrame:
+    """Rows of one version of a table of the user's, with whatever features Spark reads.
+
+    Args:
+        spark: The session.
+        address: Place of the table, as Spark has it.
+        version: Version to read.
+        timestamp: Reads what was the newest version at this time; the newest of all where neither is given.
+    """
+    chosen = {"versionAsOf": version, "timestampAsOf": timestamp}
+    given = {name: str(value) for name, value in chosen.items() if value is not None}
+    frame = spark.read.format("delta").options(**given).load(address)
+    if given:
+        return frame
+    # Read more than once, the table must not change in between.
+    return spark.read.format("delta").option("versionAsOf", str(version_read(frame))).load(address)
+
+
+def version_read(frame: DataFrame) -> int | None:
+    """The version that a frame reads of one Delta table; None when it reads something else."""
+    locations = file_locations(frame)
+    if len(locations) != 1 or not is_delta(locations[0]):
+        return None
+    return int(locations[0].getSnapshot().version())
+
+
+def file_locations(frame: DataFrame) -> list[Any]:
+    """Where a frame's rows are read from, one of Spark's file indexes for each table or set of files."""
+    gateway: Any = frame.sparkSession.sparkContext._gateway
+    sources = "org.apache.spark.sql.execution.datasources"
+    leaves: Any = frame._jdf.queryExecution().analyzed().collectLeaves()
+    nodes = (leaves.apply(place) for place in range(leaves.size()))
+    relations = [
+        node.relation() for node in nodes if is_instance_of(gateway, node, f"{sources}.LogicalRelation")
+    ]
+    return [
+        relation.location()
+        for relation in relations
+        if is_instance_of(gateway, relation, f"{sources}.HadoopFsRelation")
+    ]
+
+
+def is_delta(location: Any) -> bool:
+    """Whether one of Spark's file indexes is of a Delta table."""
+    return "Tahoe" in location.getClass().getName()
 
 
 def write(
@@ -186,6 +237,7 @@ def snapshot(spark: SparkSession, path: stores.Place, version: int | None = None
         scenario_rows=_scenario_rows(
             read(spark, path, log.version), len(json.loads(log.properties[SCENARIO_NAMES]))
         ),
+        sources=log.properties.get(SOURCES, ""),
     )
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import NumericType
+from pyspark.sql.types import StringType
 
-from feature_eng.contract import Contract, Task
-from feature_eng.events import Events, column, number, scenario_index_column
+from feature_eng.contract import Contract, Task, stored_name, to_boolean, to_number
+from feature_eng.events import Events, column, comparable, number, scenario_index_column
 
 
 def to_examples(events: Events, contract: Contract) -> DataFrame:
@@ -28,7 +28,7 @@ def to_examples(events: Events, contract: Contract) -> DataFrame:
         if task.table is not None:
             joined = _with_first_match(joined, events.related[task.table], name, task, contract)
     names = F.array(*(F.lit(name) for name in contract.scenario_names))
-    dtype = joined.schema[contract.scenario.column].dataType
+    dtype = joined.schema[stored_name(contract.scenario.column)].dataType
     scenario = F.element_at(names, scenario_index_column(contract, dtype) + 1)
     return joined.select(
         *(column(name) for name in contract.raw_columns),
@@ -46,11 +46,13 @@ def _label(name: str, task: Task, joined: DataFrame) -> Column:
     if task.table is not None:
         return F.col(f"matched_at__{name}").isNotNull().cast("int")
     assert task.column is not None, "a task has a column or a table"
-    value, dtype = column(task.column), joined.schema[task.column].dataType
-    if isinstance(task.equals, str):
-        is_positive = value.cast("string") == task.equals
+    value, dtype = column(task.column), joined.schema[stored_name(task.column)].dataType
+    if isinstance(task.equals, str) and isinstance(dtype, StringType):
+        is_positive = value == task.equals
     elif task.equals is not None:
-        is_positive = number(value, dtype) == float(task.equals)
+        truth = to_boolean(task.equals)
+        wanted = to_number(task.equals) if truth is None else float(truth)
+        is_positive = number(value, dtype) == F.lit(wanted)
     elif task.greater_than is not None:
         is_positive = number(value, dtype) > task.greater_than
     else:
@@ -71,23 +73,25 @@ def _with_first_match(
     """Add ``matched_at__<task>``: the time of the first matching row inside the window, or null."""
     assert contract.columns.time is not None, "checked by the contract"
     assert task.within is not None, "checked by the contract"
-    key = contract.columns.key
+    key = contract.key
     later_time = task.time or contract.columns.time
     rows = later.select(
-        *(column(on).alias(f"later__{on}") for on in task.join_on), column(later_time).alias("later__at")
+        *(column(on).alias(f"later__{place}") for place, on in enumerate(task.join_on)),
+        column(later_time).alias("later__at"),
     )
     shown_at = column(contract.columns.time)
     conditions = [F.col("later__at").between(shown_at, shown_at + F.lit(task.within))]
-    for on in task.join_on:
-        mine, theirs = column(on), F.col(f"`later__{on}`")
-        both = impressions.schema[on].dataType, rows.schema[f"later__{on}"].dataType
-        if isinstance(both[0], NumericType) != isinstance(both[1], NumericType):
-            # One table has ids as numbers, the other as text: compare them as text.
-            mine, theirs = mine.cast("string"), theirs.cast("string")
-        conditions.append(mine == theirs)
+    for place, on in enumerate(task.join_on):
+        mine, theirs = column(on), F.col(f"later__{place}")
+        pair = comparable(
+            mine, impressions.schema[stored_name(on)].dataType, theirs, later.schema[stored_name(on)].dataType
+        )
+        conditions.append(pair[0] == pair[1])
     matched = impressions.join(rows, on=conditions, how="inner")
-    first = matched.groupBy(*(column(part).alias(f"key__{part}") for part in key)).agg(
+    first = matched.groupBy(*(column(part).alias(f"key__{place}") for place, part in enumerate(key))).agg(
         F.min("later__at").alias(f"matched_at__{name}")
     )
-    same_key = [column(part) == F.col(f"`key__{part}`") for part in key]
-    return impressions.join(first, on=same_key, how="left").drop(*(f"key__{part}" for part in key))
+    same_key = [column(part) == F.col(f"key__{place}") for place, part in enumerate(key)]
+    return impressions.join(first, on=same_key, how="left").drop(
+        *(f"key__{place}" for place in range(len(key)))
+    )

@@ -8,7 +8,9 @@ from pyspark.sql import functions as F
 
 from feature_eng import delta
 from feature_eng.encoder import arrow
+from feature_eng.encoder.reading import read_as
 from feature_eng.encoder.state import EncoderState
+from feature_eng.events import column
 from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError, SnapshotRef
 
 
@@ -38,5 +40,6 @@ def golden_rows(
     kept = examples.where(F.col("split") != "test").withColumn("__place", place)
     chosen = kept.where(F.col("__place") <= rows_per_scenario).orderBy("scenario", "__place")
     schema = pa.schema(arrow.raw_columns(state))
-    rows: pa.Table = chosen.select(*schema.names).toArrow()
-    return rows.cast(schema)
+    rows: pa.Table = chosen.select(*(column(name).alias(name) for name in schema.names)).toArrow()
+    read = [read_as(rows[name].combine_chunks(), kind, name) for name, kind in state.raw_types.items()]
+    return pa.table(read, schema=schema)

@@ -22,6 +22,7 @@ ENCODER_PATH = "hinet.encoder_path"
 SCENARIO_NAMES = "hinet.scenarios"
 EXAMPLES_PATH = "hinet.examples_path"
 EXAMPLES_VERSION = "hinet.examples_version"
+SOURCES = "hinet.sources"
 
 
 class SnapshotError(UserError):
@@ -66,6 +67,7 @@ class SnapshotRef:
         encoder_path: Place of the encoder state.
         encoder_digest: SHA-256 (hex) of the encoder state.
         scenario_rows: Split -> rows of each scenario, in the contract's order.
+        sources: Which versions of which source tables the rows were made of, as JSON; empty where unknown.
     """
 
     table: str
@@ -79,6 +81,7 @@ class SnapshotRef:
     encoder_path: str
     encoder_digest: str
     scenario_rows: Mapping[str, tuple[int, ...]]
+    sources: str = ""
 
     def files_of(self, split: str) -> tuple[DataFile, ...]:
         """Files of one split, in the snapshot's order."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from feature_eng.contract import SPLITS, Contract, ContractError
+from feature_eng.contract import SPLITS, Contract, ContractError, quoted
 from feature_eng.events import column
 
 
@@ -53,7 +53,7 @@ def _with_time_split(examples: DataFrame, contract: Contract) -> DataFrame:
 
 
 def _with_random_split(examples: DataFrame, contract: Contract) -> DataFrame:
-    keys = (column(name) for name in contract.columns.key)
+    keys = (column(name) for name in contract.key)
     hashed = F.xxhash64(*keys, F.lit(contract.split.seed).cast("bigint"))
     # The upper 53 bits, which a double holds exactly, as a fraction of 1.
     uniform = F.shiftrightunsigned(hashed, 11).cast("double") / F.lit(float(2**53))
@@ -63,6 +63,8 @@ def _with_random_split(examples: DataFrame, contract: Contract) -> DataFrame:
 
 def _with_user_split(examples: DataFrame, contract: Contract) -> DataFrame:
     assert contract.columns.position is not None, "checked by the contract"
+    assert contract.columns.user is not None, "checked by the contract"
+    assert contract.columns.item is not None, "checked by the contract"
     user, item = column(contract.columns.user), column(contract.columns.item)
     position = column(contract.columns.position)
     item_first = F.min(position).over(Window.partitionBy(item))
@@ -83,7 +85,7 @@ def _with_user_split(examples: DataFrame, contract: Contract) -> DataFrame:
         placed.join(starts, on=user == F.col("user__"), how="inner")
         .withColumn("place__", place)
         .select(
-            *(column(name) for name in examples.columns),
+            *(quoted(name) for name in examples.columns),
             _split_where(F.col("place__") < train, F.col("place__") < validation),
         )
     )

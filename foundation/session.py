@@ -55,6 +55,8 @@ S3_EXCLUDES = (
 _ALWAYS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
+    # Columns whose names differ by case are two columns, in Parquet as in Python.
+    "spark.sql.caseSensitive": "true",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
 CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"

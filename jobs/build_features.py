@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
@@ -19,8 +21,12 @@ from feature_eng.encoder.agreement import check_agreement
 from feature_eng.encoder.fit import fit
 from feature_eng.encoder.state import EncoderState
 from feature_eng.events import Events, to_events
+from feature_eng.events.advice import RowCount, check_rejects
+from feature_eng.events.joining import check_matches, match_counts
 from feature_eng.examples import to_examples
-from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
+from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SOURCES, SnapshotRef
+from feature_eng.sources.faults import as_user_errors
+from feature_eng.sources.lineage import versions_of
 from feature_eng.sources.raw import read_raw
 from feature_eng.split import with_split
 from foundation import stores
@@ -95,7 +101,7 @@ def build(
 ) -> SnapshotRef:
     """Run the stages in order and print what came of them."""
     root = stores.join(warehouse, contract.name)
-    write_events(spark, contract, source, root)
+    sources = write_events(spark, contract, source, root)
     examples, examples_version = write_examples(spark, contract, root)
     cells, data_version = count_examples(examples, contract)
     state = fit(examples, contract)
@@ -116,6 +122,7 @@ def build(
             seed=seed,
             properties={
                 "hinet.data_version": data_version,
+                SOURCES: json.dumps(sources),
                 EXAMPLES_PATH: stores.join(root, "examples"),
                 EXAMPLES_VERSION: str(examples_version),
             },
@@ -126,33 +133,51 @@ def build(
     return snapshot
 
 
-def write_events(spark: SparkSession, contract: Contract, source: str | None, root: str) -> None:
-    """Raw rows to the tables of events and rejects; every row that came in is in one of them."""
-    raw = read_raw(spark, contract, source)
-    events = to_events(raw, contract)
+def write_events(
+    spark: SparkSession, contract: Contract, source: str | None, root: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Raw rows to the tables of events and rejects, every row into one of them; which versions were read."""
     main_table = contract.source.main_table
-    rejects = stores.join(root, "rejects")
-    rows_of = {
-        main_table: stores.join(root, "events"),
-        **{name: stores.join(root, f"events_{name}") for name in events.related},
-    }
-    delta.write(events.impressions, rows_of[main_table])
-    delta.write(events.rejects, rejects)
-    for name, rows in events.related.items():
-        delta.write(rows, rows_of[name])
-    rejected = delta.read(spark, rejects).groupBy("table", "reason").agg(F.count("*").alias("rows"))
+    with as_user_errors("the raw tables cannot be read"):
+        raw = read_raw(spark, contract, source)
+        events = to_events(raw, contract)
+        rows_of = {
+            main_table: stores.join(root, "events"),
+            **{name: stores.join(root, f"events_{name}") for name in events.related},
+        }
+        delta.write(events.impressions, rows_of[main_table])
+        delta.write(events.rejects, stores.join(root, "rejects"))
+        for name, rows in events.related.items():
+            delta.write(rows, rows_of[name])
+        rows_in = {name: raw[name].count() for name in rows_of}
+    rejects = delta.read(spark, stores.join(root, "rejects"))
+    rejected = rejects.groupBy("table", "reason").agg(F.count("*").alias("rows"))
     reasons = rejected.orderBy("table", "reason").collect()
-    table_rows = []
-    for name, path in rows_of.items():
-        rows_in, rows_out = raw[name].count(), delta.read(spark, path).count()
+    counts = {}
+    for name, place in rows_of.items():
         rows_rejected = sum(row["rows"] for row in reasons if row["table"] == name)
-        if rows_in != rows_out + rows_rejected:
-            raise RuntimeError(f"{name}: {rows_in} rows in, {rows_out} out and {rows_rejected} rejected")
-        table_rows.append((name, rows_in, rows_out, rows_rejected))
+        count = RowCount(rows_in[name], delta.read(spark, place).count(), rows_rejected)
+        if count.rows_in != count.rows_out + count.rejected:
+            raise RuntimeError(
+                f"{name}: {count.rows_in} rows in, {count.rows_out} out and {count.rejected} rejected"
+            )
+        counts[name] = count
     say("raw rows")
-    say_table(["table", "in", "out", "rejected"], table_rows)
+    say_table(
+        ["table", "in", "out", "rejected"],
+        [(name, count.rows_in, count.rows_out, count.rejected) for name, count in counts.items()],
+    )
     if reasons:
         say_table(["table", "rejected because", "rows"], [tuple(row) for row in reasons])
+    check_rejects(counts, reasons, rejects, contract)
+    matched = match_counts(delta.read(spark, rows_of[main_table]))
+    if matched:
+        say_table(
+            ["side table", "rows that found theirs", "unmatched"],
+            [(name, found, rows - found) for name, (found, rows) in matched.items()],
+        )
+        check_matches(matched, raw, contract)
+    return versions_of(raw)
 
 
 def write_examples(spark: SparkSession, contract: Contract, root: str) -> tuple[DataFrame, int]:

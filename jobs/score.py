@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
+from feature_eng.contract import stored_name
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table
@@ -80,7 +81,8 @@ def main() -> None:
             if given.where:
                 rows = rows.where(given.where)
             shipment = scoring.ship(spark, folder, f"{version.name}-{version.version}")
-            keep = [key for key in scorer.state.contract.columns.key if key in rows.columns]
+            key = scorer.state.contract.key
+            keep = [name for part in key for name in {part, stored_name(part)} if name in rows.columns]
             written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
             summarise(spark, output, written, scorer)
         finally:

@@ -4,7 +4,7 @@ A contract names the tables, the scenario column and its values, the label rules
 and the split. A new data set is a new contract, not new code. Reading one needs no Spark.
 """
 
-from feature_eng.contract.columns import Columns, Scenario, ScenarioValues
+from feature_eng.contract.columns import Columns, Scenario, ScenarioValues, Time
 from feature_eng.contract.faults import ContractError
 from feature_eng.contract.features import (
     Behaviour,
@@ -19,11 +19,12 @@ from feature_eng.contract.features import (
     Raw,
 )
 from feature_eng.contract.loading import load_contract, to_contract
+from feature_eng.contract.names import quoted, stored_name
 from feature_eng.contract.schema import Contract
-from feature_eng.contract.source import Source, Table
+from feature_eng.contract.source import Csv, FileColumn, Join, Source, Table
 from feature_eng.contract.split import SPLITS, Split
 from feature_eng.contract.tasks import Task
-from feature_eng.contract.values import to_number
+from feature_eng.contract.values import to_boolean, to_number
 
 __all__ = [
     "SPLITS",
@@ -34,8 +35,11 @@ __all__ = [
     "Contract",
     "ContractError",
     "Count",
+    "Csv",
     "Feature",
+    "FileColumn",
     "History",
+    "Join",
     "MultiValued",
     "Numeric",
     "Rate",
@@ -46,7 +50,11 @@ __all__ = [
     "Split",
     "Table",
     "Task",
+    "Time",
     "load_contract",
+    "quoted",
+    "stored_name",
+    "to_boolean",
     "to_contract",
     "to_number",
 ]

@@ -2,37 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
-from feature_eng.contract.values import to_number
-from foundation.settings import Settings
+from feature_eng.contract.section import Section
+from feature_eng.contract.values import to_boolean, to_number
 
 
-class Columns(Settings):
+class Time(Section):
+    """A column of times, and how to read it.
+
+    Times and dates of the data's own types need no more than their column, nor do whole seconds since the
+    epoch and ISO text.
+
+    Args:
+        column: The column.
+        unit: Of a number since the epoch.
+        format: Spark's pattern of a text or number such as 20240115: ``yyyyMMdd``.
+        zone: Time zone of text, dates and times that name none, such as ``Asia/Shanghai``; UTC when left out.
+    """
+
+    column: str
+    unit: Literal["s", "ms", "us", "ns"] | None = None
+    format: Annotated[str, Field(min_length=1)] | None = None
+    zone: str | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Time:
+        if self.unit and (self.format or self.zone):
+            raise ValueError("a number with a 'unit' has no 'format' and no 'zone'")
+        if self.format and not re.search("[yu]", re.sub("'[^']*'", "", self.format)):
+            raise ValueError(f"format {self.format!r} names no year; expected a pattern such as 'yyyy-MM-dd'")
+        if self.zone is not None:
+            try:
+                ZoneInfo(self.zone)
+            except (KeyError, ValueError, OSError):
+                raise ValueError(
+                    f"{self.zone!r} is no time zone; expected one such as 'Asia/Shanghai'"
+                ) from None
+        return self
+
+
+def reading_of(time: str | Time | None) -> Time | None:
+    """How to read a column of times that may be given by its name alone."""
+    return Time(column=time) if isinstance(time, str) else time
+
+
+class Columns(Section):
     """Raw columns of the impression table that have a role.
 
     Args:
-        key: Identifies one example; a repeated key is a reject.
-        user: Whose behaviour history it is.
-        item: What was shown.
-        time: When; whole seconds since the epoch, or ISO text.
+        key: Identifies one example; a repeated key is a reject. Left out: every row is an example, and its
+            id is made of its content and of its number among rows of equal content.
+        user: Whose behaviour history it is; only what needs one asks for it.
+        item: What was shown; only what needs one asks for it.
+        time: When: a column's name, or how to read the column.
         position: The row's place in the raw file, which the user-disjoint split needs.
     """
 
-    key: Annotated[tuple[str, ...], Field(min_length=1)]
-    user: str
-    item: str
-    time: str | None = None
+    key: tuple[str, ...] = ()
+    user: str | None = None
+    item: str | None = None
+    time_given: str | Time | None = Field(default=None, alias="time")
     position: str | None = None
 
+    @property
+    def time(self) -> str | None:
+        """The column of times."""
+        reading = self.time_reading
+        return reading.column if reading else None
 
-class ScenarioValues(Settings):
+    @property
+    def time_reading(self) -> Time | None:
+        """How to read the column of times."""
+        return reading_of(self.time_given)
+
+
+class ScenarioValues(Section):
     """Raw values that make one scenario: an inclusive range (``null`` = open end), or a list."""
 
     range: tuple[float | None, float | None] | None = None
-    one_of: Annotated[tuple[int | float | str, ...], Field(min_length=1)] | None = Field(
+    one_of: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)] | None = Field(
         default=None, alias="in"
     )
 
@@ -47,20 +100,29 @@ class ScenarioValues(Settings):
         return self
 
     def matches(self, value: object) -> bool:
-        """Whether a raw value belongs to this scenario; numbers compare as numbers, text as text."""
+        """Whether a raw value belongs to this scenario; numbers compare as numbers, text as text.
+
+        ``true`` and ``false``, however they are written, are also the values 1 and 0 of a column of booleans.
+        """
         if value is None:
             return False
         number = to_number(value)
         if self.range is not None:
             low, high = self.range
             return number is not None and (low is None or number >= low) and (high is None or number <= high)
-        return any(
-            str(value) == wanted if isinstance(wanted, str) else number is not None and number == wanted
-            for wanted in self.one_of or ()
-        )
+        return any(_equals(value, number, wanted) for wanted in self.one_of or ())
 
 
-class Scenario(Settings):
+def _equals(value: object, number: float | None, wanted: bool | int | float | str) -> bool:
+    truth = to_boolean(wanted)
+    if truth is not None and (to_boolean(value) is truth or number == float(truth)):
+        return True
+    if isinstance(wanted, str):
+        return str(value) == wanted
+    return not isinstance(wanted, bool) and number is not None and number == wanted
+
+
+class Scenario(Section):
     """The column that tells scenarios apart; the order of ``values`` is the order of scenario_index."""
 
     column: str

@@ -9,12 +9,15 @@ from typing import Any
 
 from feature_eng.contract.columns import Columns, Scenario, ScenarioValues
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History, Rate
+from feature_eng.contract.names import alike, stored_name
 from feature_eng.contract.source import Source
 from feature_eng.contract.split import Split
 from foundation.settings import ConfigError, suggestion
 
-RESERVED_COLUMNS = frozenset({"row_id", "scenario", "scenario_index", "split", "reason"})
-RESERVED_PREFIXES = ("label__", "known_at__")
+ROW_KEY = "row_key"
+"""Column that identifies an example where the contract names no key."""
+RESERVED_COLUMNS = frozenset({"row_id", ROW_KEY, "scenario", "scenario_index", "split", "reason"})
+RESERVED_PREFIXES = ("label__", "known_at__", "joined__")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _SCENARIO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -44,15 +47,38 @@ def cross_faults(parts: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[s
                 yield f"features.{name}.{key}: no task is called {task!r}; expected one of {expected}{hint}"
         if not isinstance(feature, History) or columns is None or not all_readable:
             continue
+        if feature.of == "item" and columns.item is None:
+            continue
         if not shared_feature(feature, columns.item, features):
             wanted = f"of column '{columns.item}'" if feature.of == "item" else f"called '{feature.of}'"
             yield f"features.{name}.of: a history shares a categorical feature's vocabulary; none is {wanted}"
     if columns and columns.time is None:
         for reason in time_reasons(parts):
             yield f"columns.time: is missing; needed by {reason}"
+    if columns:
+        yield from _role_faults(columns, parts)
     split: Split | None = parts.get("split")
     if columns and split and split.method == "user_disjoint" and columns.position is None:
         yield "columns.position: is missing; needed by split.method 'user_disjoint'"
+
+
+def _role_faults(columns: Columns, parts: Mapping[str, Any]) -> Iterator[str]:
+    """Users and items may be left out where nothing needs them."""
+    needed: list[tuple[str, str]] = []
+    split: Split | None = parts.get("split")
+    if split and split.method == "user_disjoint":
+        needed += [(role, "split.method 'user_disjoint'") for role in ("user", "item")]
+    for name, feature in parts.get("features", {}).items():
+        if not (parts.get("behaviour", True) and isinstance(feature, Behaviour)):
+            continue
+        needed.append(
+            ("user" if isinstance(feature, History) else feature.by, f"features.{name} ({feature.kind})")
+        )
+        if isinstance(feature, History) and feature.of == "item":
+            needed.append(("item", f"features.{name} ({feature.kind})"))
+    for role, reason in needed:
+        if getattr(columns, role) is None:
+            yield f"columns.{role}: is missing; needed by {reason}"
 
 
 def _name_faults(parts: Mapping[str, Any]) -> Iterator[str]:
@@ -67,12 +93,18 @@ def _name_faults(parts: Mapping[str, Any]) -> Iterator[str]:
             yield f"scenario.values.{name}: is not usable as a name; expected letters, digits, '_' and '-'"
     raw = _named_columns(parts)
     for where, column in raw:
-        if column in RESERVED_COLUMNS or column.startswith(RESERVED_PREFIXES):
+        stored = stored_name(column).lower()
+        if stored in RESERVED_COLUMNS or stored.startswith(RESERVED_PREFIXES):
             yield f"{where}: the column name {column!r} is taken by the product; rename it in the source"
+    for one, other in alike(column for _, column in raw):
+        yield (
+            f"columns {one!r} and {other!r} differ by case alone, which no Delta table can hold; "
+            "give one of them another name with 'rename' or 'select' in source.tables"
+        )
     for name, feature in parts.get("features", {}).items():
         if name in RESERVED_COLUMNS:
             yield f"features.{name}: the name is taken by the product; expected another"
-        elif isinstance(feature, Behaviour) and name in {column for _, column in raw}:
+        elif isinstance(feature, Behaviour) and name in {stored_name(column).lower() for _, column in raw}:
             yield f"features.{name}: a behaviour feature needs a name that no raw column has"
 
 
@@ -121,6 +153,7 @@ def _table_faults(parts: Mapping[str, Any]) -> Iterator[str]:
         yield "source.tables: the reader 'movielens' knows its own files; expected no tables"
     if source.reader == "tables" and source.main is not None and source.main not in tables:
         yield f"source.main: no table is called {source.main!r}{suggestion(source.main, tables)}"
+    yield from _join_faults(source, parts.get("columns"))
     for name, task in parts.get("tasks", {}).items():
         if task.table is None:
             continue
@@ -130,6 +163,21 @@ def _table_faults(parts: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}: no table is called {task.table!r}; {expected}{suggestion(task.table, tables)}"
         elif task.table == source.main_table:
             yield f"{where}: {task.table!r} holds the impressions; a label of the row itself takes 'column'"
+
+
+def _join_faults(source: Source, columns: Columns | None) -> Iterator[str]:
+    tables = list(source.tables)
+    for place, join in enumerate(source.join):
+        where = f"source.join.{place}"
+        if join.table not in tables:
+            expected = f"expected one of {', '.join(tables)}" if tables else "source.tables lists none"
+            yield f"{where}.table: no table is called {join.table!r}; {expected}{suggestion(join.table, tables)}"
+        elif join.table == source.main_table:
+            yield f"{where}.table: {join.table!r} holds the impressions; expected a side table"
+        elif join.table in [earlier.table for earlier in source.join[:place]]:
+            yield f"{where}.table: {join.table!r} is joined twice; list its file under a second name"
+        if join.as_of is not None and columns is not None and columns.time is None:
+            yield f"columns.time: is missing; needed by {where}.as_of"
 
 
 def time_reasons(parts: Mapping[str, Any]) -> Iterator[str]:
@@ -145,7 +193,7 @@ def time_reasons(parts: Mapping[str, Any]) -> Iterator[str]:
                 yield f"features.{name} ({feature.kind})"
 
 
-def shared_feature(history: History, item: str, features: Mapping[str, Any]) -> str | None:
+def shared_feature(history: History, item: str | None, features: Mapping[str, Any]) -> str | None:
     for name, feature in features.items():
         is_meant = history.of == name or (history.of == "item" and getattr(feature, "column", None) == item)
         if isinstance(feature, Categorical) and is_meant:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from feature_eng.contract.section import Section
 from feature_eng.contract.values import Positive
-from foundation.settings import Settings
 
 
-class Categorical(Settings):
+class _Feature(Section):
+    """What all features have.
+
+    Args:
+        optional: Whether who asks for scores may leave the raw column out, which then is null.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"optional"})
+
+    optional: bool = False
+
+
+class Categorical(_Feature):
     """One raw value -> one index: by a vocabulary fitted on train, or by hash when ``buckets`` is given."""
 
     kind: Literal["categorical"]
@@ -19,8 +31,12 @@ class Categorical(Settings):
     buckets: Positive | None = None
 
 
-class MultiValued(Settings):
-    """Text of several values -> ``slots`` indices, the first ones kept."""
+class MultiValued(_Feature):
+    """Several values, a list or a text of them, -> ``slots`` indices, the first ones kept.
+
+    Args:
+        separator: Between the values of a text; lists need none.
+    """
 
     kind: Literal["multi_valued"]
     column: str
@@ -30,7 +46,7 @@ class MultiValued(Settings):
     buckets: Positive | None = None
 
 
-class Numeric(Settings):
+class Numeric(_Feature):
     """A number, standardised on train (after ``log1p`` when so asked)."""
 
     kind: Literal["numeric"]
@@ -38,7 +54,7 @@ class Numeric(Settings):
     transform: Literal["none", "log1p"] = "none"
 
 
-class Bucketed(Settings):
+class Bucketed(_Feature):
     """A number -> the index of its bucket between quantiles of train."""
 
     kind: Literal["bucketed"]
@@ -46,7 +62,7 @@ class Bucketed(Settings):
     num_buckets: Annotated[int, Field(ge=2)]
 
 
-class History(Settings):
+class History(_Feature):
     """The user's last items strictly before the row's time, newest first.
 
     Args:
@@ -61,14 +77,14 @@ class History(Settings):
     when: str | None = None
 
 
-class Count(Settings):
+class Count(_Feature):
     """How many rows the user (or the item) had strictly before the row's time."""
 
     kind: Literal["count"]
     by: Literal["user", "item"] = "user"
 
 
-class Rate(Settings):
+class Rate(_Feature):
     """Share of label 1 among labels known strictly before the row's time.
 
     Smoothed as ``(positives + prior * prior_rows) / (labels + prior_rows)``. The prior is

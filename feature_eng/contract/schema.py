@@ -11,16 +11,22 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from feature_eng.contract.columns import Columns, Scenario
-from feature_eng.contract.faults import ContractError, cross_faults, shared_feature, time_reasons
+from feature_eng.contract.faults import (
+    ROW_KEY,
+    ContractError,
+    cross_faults,
+    shared_feature,
+    time_reasons,
+)
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History
+from feature_eng.contract.section import Section
 from feature_eng.contract.source import Source
 from feature_eng.contract.split import Split
 from feature_eng.contract.tasks import Task
 from foundation.names import PlainName
-from foundation.settings import Settings
 
 
-class Contract(Settings):
+class Contract(Section):
     """A checked data contract. Orders of scenarios, tasks and features are the orders everywhere.
 
     Args:
@@ -77,11 +83,16 @@ class Contract(Settings):
         return tuple(dict.fromkeys(columns))
 
     @property
+    def key(self) -> tuple[str, ...]:
+        """Columns that identify an example: the contract's key, or the one that is made of each row's content."""
+        return self.columns.key or (ROW_KEY,)
+
+    @property
     def raw_columns(self) -> tuple[str, ...]:
         """Raw columns of the impression table that examples carry, each once."""
         columns = self.columns
         roles = (
-            *columns.key,
+            *self.key,
             columns.user,
             columns.item,
             columns.time,
@@ -89,6 +100,16 @@ class Contract(Settings):
             self.scenario.column,
         )
         return tuple(dict.fromkeys(name for name in (*roles, *self.feature_columns) if name is not None))
+
+    @cached_property
+    def optional_columns(self) -> frozenset[str]:
+        """Columns of features that may be left out when scores are asked for; they then are null."""
+        readers: dict[str, list[bool]] = {}
+        for name, feature in self.features.items():
+            readers.setdefault(getattr(feature, "column", name), []).append(feature.optional)
+        return frozenset(
+            name for name, optional in readers.items() if all(optional) and name != self.scenario.column
+        )
 
     @property
     def fingerprint(self) -> str:

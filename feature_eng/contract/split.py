@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from foundation.settings import Settings
+from feature_eng.contract.section import Section
 
 SPLITS: tuple[str, str, str] = ("train", "validation", "test")
 
 
-class Split(Settings):
+class Split(Section):
     """How examples are parted into train, validation and test; fractions in that order."""
 
     method: Literal["time", "random", "user_disjoint"]

@@ -7,6 +7,7 @@ Serving, evaluation and the tests use this interpreter; building tables uses
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_eng.contract.names import stored_name
+from feature_eng.encoder.reading import read_as
 from feature_eng.encoder.state import (
     ARROW_TYPES,
     PADDING,
@@ -48,8 +51,8 @@ def encode(
     """Encode raw rows.
 
     Args:
-        table: Raw columns as in ``raw_columns(state)``; others are ignored. Narrower integers
-            and floats are widened; ids never come from floats.
+        table: Raw columns as in ``raw_columns(state)``, in any type that can stand for theirs exactly
+            (:func:`feature_eng.encoder.reading.read_as`); others are ignored.
         state: The fitted encoder.
         labels: Also give the labels, which ``table`` must then have, and ``row_id`` where it has that.
         unknown_scenario: Name of the scenario that a row of an unknown one counts as; None refuses such a row.
@@ -69,7 +72,7 @@ def encode(
             encoded[f"label__{task}"] = _plain(table, f"label__{task}").astype(np.float32)
     for item in state.fields:
         operation = state.operations[item.name]
-        values = _raw(table, operation.column, state.raw_types[operation.column])
+        values = _raw(table, operation.column, state)
         encoded.update(zip(item.columns, _apply(values, operation, state), strict=True))
     return encoded
 
@@ -159,7 +162,7 @@ def _scenario_index(
     table: pa.Table | pa.RecordBatch, state: EncoderState, unknown_scenario: str | None
 ) -> Indices:
     column = state.contract.scenario.column
-    values = _raw(table, column, state.raw_types[column])
+    values = _raw(table, column, state)
     distinct = values.dictionary_encode(null_encoding="encode")
     known = [state.contract.scenario_index(value) for value in distinct.dictionary.to_pylist()]
     places = distinct.indices.to_numpy(zero_copy_only=False)
@@ -176,48 +179,37 @@ def _scenario_index(
     return indices
 
 
-def _raw(table: pa.Table | pa.RecordBatch, name: str, kind: str) -> pa.Array:
+def _raw(table: pa.Table | pa.RecordBatch, name: str, state: EncoderState) -> pa.Array:
     """One raw column, in the type that the encoder was fitted on."""
-    wanted = ARROW_TYPES[kind]
-    values = _column(table, name)
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if values.type == wanted:
-        return values
-    if not _widens(values.type, wanted):
-        reason = (
-            ": an id that passed through floats may be another" if _float_to_id(values.type, wanted) else ""
-        )
-        raise EncoderError(f"column {name!r} is of type {values.type}; expected {wanted}{reason}")
-    try:
-        return values.cast(wanted, safe=kind != "double")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise EncoderError(f"column {name!r} of type {values.type} does not fit {wanted}: {error}") from None
+    kind = state.raw_types[name]
+    if _place(table, name) is None and name in state.contract.optional_columns:
+        return pa.nulls(table.num_rows, ARROW_TYPES[kind])
+    return read_as(_column(table, name), kind, name)
 
 
-def _widens(given: pa.DataType, wanted: pa.DataType) -> bool:
-    if pa.types.is_null(given):
-        return True
-    if pa.types.is_list(wanted):
-        lists = pa.types.is_list(given) or pa.types.is_large_list(given) or pa.types.is_fixed_size_list(given)
-        return lists and (
-            given.value_type == wanted.value_type or _widens(given.value_type, wanted.value_type)
-        )
-    if pa.types.is_integer(wanted):
-        return bool(pa.types.is_integer(given))
-    if pa.types.is_floating(wanted):
-        return bool(pa.types.is_integer(given) or pa.types.is_floating(given) or pa.types.is_decimal(given))
-    return bool(pa.types.is_large_string(given) or pa.types.is_string(given))
+def missing_columns(names: Sequence[str], state: EncoderState) -> list[str]:
+    """Raw columns that rows of these columns lack and may not lack."""
+    return [
+        name
+        for name in state.raw_types
+        if name not in names
+        and stored_name(name) not in names
+        and name not in state.contract.optional_columns
+    ]
 
 
-def _float_to_id(given: pa.DataType, wanted: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(given) and pa.types.is_integer(wanted))
+def _place(table: pa.Table | pa.RecordBatch, name: str) -> int | None:
+    """Where a column stands, under its own name or the one that the product's tables store it by."""
+    names = table.schema.names
+    found = next((each for each in (name, stored_name(name)) if each in names), None)
+    return None if found is None else int(names.index(found))
 
 
 def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
-    if name not in table.schema.names:
+    place = _place(table, name)
+    if place is None:
         raise EncoderError(f"column {name!r} is missing; given: {', '.join(table.schema.names)}")
-    column = table.column(name)
+    column = table.column(place)
     if isinstance(column, pa.ChunkedArray):
         return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
     return column

@@ -11,7 +11,16 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from feature_eng.contract import Bucketed, Categorical, Contract, Count, History, MultiValued, Numeric
+from feature_eng.contract import (
+    Bucketed,
+    Categorical,
+    Contract,
+    Count,
+    History,
+    MultiValued,
+    Numeric,
+    stored_name,
+)
 from feature_eng.encoder.spark import parts_of, transformed
 from feature_eng.encoder.state import (
     Bucket,
@@ -25,6 +34,7 @@ from feature_eng.encoder.state import (
 )
 from feature_eng.events import column
 
+_ENTRIES = "array<struct<vocabulary: int, number: bigint, text: string>>"
 # Quantiles are exact to a ten-thousandth of the rows, in memory that does not grow with them.
 _QUANTILE_ACCURACY = 10_000
 
@@ -44,17 +54,20 @@ def fit(examples: DataFrame, contract: Contract) -> EncoderState:
     vocabularies = _vocabularies(train, contract, raw_types)
     statistics = _statistics(train, contract)
     operations: dict[str, Operation] = {
-        name: _operation(name, contract, statistics) for name in contract.features
+        name: _operation(name, contract, statistics, raw_types) for name in contract.features
     }
     return EncoderState(contract, operations, vocabularies, raw_types)
 
 
-def _operation(name: str, contract: Contract, statistics: Mapping[str, Any]) -> Operation:
+def _operation(
+    name: str, contract: Contract, statistics: Mapping[str, Any], raw_types: Mapping[str, str]
+) -> Operation:
     feature = contract.features[name]
     if isinstance(feature, Categorical):
         return _each(name, feature)
     if isinstance(feature, MultiValued):
-        return Slots(feature.column, feature.slots, feature.separator, _each(name, feature))
+        separator = feature.separator if raw_types[feature.column] == "string" else None
+        return Slots(feature.column, feature.slots, separator, _each(name, feature))
     if isinstance(feature, History):
         shared = contract.shared_feature(feature)
         shared_feature = contract.features[shared]
@@ -111,7 +124,7 @@ def _vocabularies(train: DataFrame, contract: Contract, raw_types: Mapping[str, 
     vocabularies = {}
     for place, (name, feature) in enumerate(fitted.items()):
         own = counted.filter(pc.equal(counted["vocabulary"], place))
-        is_text = isinstance(feature, MultiValued) or raw_types[feature.column] == "string"
+        is_text = _element(raw_types[feature.column]) != "int64"
         keys = own["text" if is_text else "number"].cast(pa.string() if is_text else pa.int64())
         ordered = keys.take(pc.sort_indices(keys)) if len(keys) else keys
         vocabularies[name] = pa.array(ordered.to_pylist(), pa.string()) if is_text else _whole(ordered)
@@ -127,14 +140,23 @@ def _entries(place: int, feature: Categorical | MultiValued, raw_types: Mapping[
         return F.struct(F.lit(place).alias("vocabulary"), number.alias("number"), text.alias("text"))
 
     no_number, no_text = F.lit(None).cast("bigint"), F.lit(None).cast("string")
+    kind = raw_types[feature.column]
+
+    def entry_of(value: Column) -> Column:
+        if _element(kind) == "int64":
+            return entry(value.cast("bigint"), no_text)
+        return entry(no_number, value.cast("string"))
+
     if isinstance(feature, MultiValued):
-        parts = F.coalesce(
-            parts_of(column(feature.column), feature.separator), F.array().cast("array<string>")
-        )
-        return F.transform(parts, lambda part: entry(no_number, part))
-    if raw_types[feature.column] == "string":
-        return F.array(entry(no_number, column(feature.column)))
-    return F.array(entry(column(feature.column).cast("bigint"), no_text))
+        values = column(feature.column)
+        parts = parts_of(values, feature.separator) if kind == "string" else values
+        return F.coalesce(F.transform(parts, entry_of), F.array().cast(_ENTRIES))
+    return F.array(entry_of(column(feature.column)))
+
+
+def _element(kind: str) -> str:
+    """Kind of a column's values: of a list's elements, or of what stands in the column itself."""
+    return kind.removeprefix("list<").removesuffix(">")
 
 
 def _statistics(train: DataFrame, contract: Contract) -> Mapping[str, Any]:
@@ -159,22 +181,23 @@ def _raw_types(schema: T.StructType, contract: Contract) -> dict[str, str]:
     kinds: dict[str, str] = {}
     faults: list[str] = []
     scenario = contract.scenario.column
-    kinds[scenario] = _kind_of(schema[scenario].dataType)
+    kinds[scenario] = _kind_of(schema[stored_name(scenario)].dataType)
     for name, feature in contract.features.items():
         if isinstance(feature, History):
-            kinds[name] = f"list<{_kind_of(schema[contract.history_column(feature)].dataType)}>"
+            kinds[name] = f"list<{_kind_of(schema[stored_name(contract.history_column(feature))].dataType)}>"
             continue
         source = getattr(feature, "column", name)
-        kind = _kind_of(schema[source].dataType)
+        dtype = schema[stored_name(source)].dataType
+        kind = _kind_of(dtype)
         if isinstance(feature, Categorical):
-            expected: tuple[str, ...] = ("int64", "string")
+            expected: tuple[str, ...] = ("int64", "string", "decimal")
         elif isinstance(feature, MultiValued):
-            expected = ("string",)
+            expected = ("string", "list<int64>", "list<string>", "list<decimal>")
         else:
             expected = ("int64", "double")
         if kind not in expected:
             faults.append(
-                f"features.{name}: column {source!r} is of type {schema[source].dataType.simpleString()}; "
+                f"features.{name}: column {source!r} is of type {dtype.simpleString()}; "
                 f"a feature of kind {feature.kind} needs {' or '.join(expected)}"
             )
         kinds[source] = kind
@@ -187,5 +210,8 @@ def _kind_of(data_type: T.DataType) -> str:
     if isinstance(data_type, T.ByteType | T.ShortType | T.IntegerType | T.LongType):
         return "int64"
     if isinstance(data_type, T.FloatType | T.DoubleType | T.DecimalType):
-        return "double"
+        is_id = isinstance(data_type, T.DecimalType) and data_type.scale == 0
+        return "decimal" if is_id else "double"
+    if isinstance(data_type, T.ArrayType):
+        return f"list<{_kind_of(data_type.elementType)}>"
     return "string" if isinstance(data_type, T.StringType) else data_type.simpleString()

@@ -31,7 +31,7 @@ _BROADCAST_VALUES = 2_000_000
 
 def with_row_id(examples: DataFrame, contract: Contract) -> DataFrame:
     """Add ``row_id``: a hash of the row's key, the same in every version of the data."""
-    return examples.withColumn("row_id", F.xxhash64(*(column(name) for name in contract.columns.key)))
+    return examples.withColumn("row_id", F.xxhash64(*(column(name) for name in contract.key)))
 
 
 def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
@@ -60,7 +60,9 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
             is_slot = isinstance(operation, Slots)
             value = F.get(F.col(f"__values__{item.name}"), slot) if is_slot else column(operation.column)
             if isinstance(each, Lookup):
-                keys[f"__key__{name}"] = value
+                # Ids beyond 64 bits stand in the vocabulary as text.
+                is_big = state.raw_types[operation.column].endswith(("decimal", "decimal>"))
+                keys[f"__key__{name}"] = value.cast("string") if is_big else value
                 vocabularies[name] = each.vocabulary
                 index = F.coalesce(F.col(f"__index__{name}"), F.lit(UNKNOWN))
                 encoded[name] = F.when(F.col(f"__key__{name}").isNull(), F.lit(missing)).otherwise(index)

@@ -35,8 +35,11 @@ ARROW_TYPES: Mapping[str, pa.DataType] = {
     "int64": pa.int64(),
     "string": pa.string(),
     "double": pa.float64(),
+    # Whole numbers that may exceed 64 bits, as their decimal text.
+    "decimal": pa.string(),
     "list<int64>": pa.list_(pa.int64()),
     "list<string>": pa.list_(pa.string()),
+    "list<decimal>": pa.list_(pa.string()),
 }
 
 

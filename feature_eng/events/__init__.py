@@ -4,6 +4,6 @@ No row is lost: each comes out as an event, or among the rejects with its reason
 """
 
 from feature_eng.events.parting import Events, to_events
-from feature_eng.events.values import column, number, scenario_index_column
+from feature_eng.events.values import column, comparable, number, scenario_index_column
 
-__all__ = ["Events", "column", "number", "scenario_index_column", "to_events"]
+__all__ = ["Events", "column", "comparable", "number", "scenario_index_column", "to_events"]

@@ -2,87 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructType
 
-from feature_eng.contract import Bucketed, Contract, MultiValued, Numeric, Task
-from feature_eng.events.values import column, is_blank, is_nan, scenario_index_column, to_seconds, to_typed
+from feature_eng.contract import Contract, Time, quoted, stored_name
+from feature_eng.contract.faults import ROW_KEY
+from feature_eng.events.joining import SideRows
+from feature_eng.events.times import time_hint, to_seconds
+from feature_eng.events.values import Wanted, is_blank, raw_column, scenario_index_column, to_typed
+from feature_eng.events.wanted import declared_type, wanted_type
 from feature_eng.sources.tables import CORRUPT_COLUMN
 
 
-def checked_impressions(frame: DataFrame, contract: Contract) -> DataFrame:
-    """``raw`` and ``typed`` as structs, and the ``reason`` of a reject."""
+def checked_impressions(frame: DataFrame, sides: SideRows, contract: Contract) -> DataFrame:
+    """``raw`` and ``typed`` as structs, and the ``reason`` of a reject.
+
+    Args:
+        frame: The impression table's rows.
+        sides: The same rows with the columns of side tables.
+        contract: What the columns mean.
+    """
     columns = contract.columns
-    types = _declared_types(contract, contract.source.main_table)
-    labels = {task.column: task for task in contract.tasks.values() if task.column is not None}
+    schema = sides.rows.schema
+    labels = [task.column for task in contract.tasks.values() if task.column is not None]
+    joined_on = [name for task in contract.tasks.values() for name in task.join_on]
     typed: dict[str, Column] = {}
     reasons: list[Column] = []
     for name in dict.fromkeys((*columns.key, columns.user, columns.item)):
-        reasons.append(F.when(is_blank(name), f"null {name}"))
-    for name in dict.fromkeys((*contract.raw_columns, *labels)):
-        dtype = frame.schema[name].dataType
-        if name == columns.time:
-            typed[name] = to_seconds(column(name), dtype)
-            reasons.append(F.when(is_blank(name), f"null {name}"))
-            reasons.append(F.when(typed[name].isNull(), f"bad time in {name}"))
+        if name is not None:
+            reasons.append(F.when(is_blank(name, schema[name].dataType), f"null {name}"))
+    for name in dict.fromkeys((*contract.raw_columns, *labels, *joined_on)):
+        if name == ROW_KEY:
             continue
-        wanted = "integer" if name == columns.position else types.get(name) or _wanted_type(name, contract)
-        typed[name] = to_typed(column(name), dtype, wanted, _separator(name, contract))
-        if wanted != "string":
-            unreadable = (
-                column(name).isNotNull() & typed[name].isNull() & ~is_blank(name) & ~is_nan(name, dtype)
-            )
-            reasons.append(F.when(unreadable, f"unparsable {name}"))
+        dtype = schema[name].dataType
+        if columns.time_reading is not None and name == columns.time:
+            typed[name] = to_seconds(raw_column(name), dtype, columns.time_reading)
+            reasons += _time_reasons(name, dtype, columns.time_reading)
+            continue
+        table = sides.table_of.get(name, contract.source.main_table)
+        wanted = wanted_type(name, dtype, declared_type(name, table, contract), contract)
+        typed[name] = to_typed(raw_column(name), dtype, wanted)
+        if _may_fail(dtype, wanted):
+            reasons.append(F.when(_is_unreadable(name, dtype, wanted, typed[name]), f"unparsable {name}"))
         if name in labels or name == columns.position:
             reasons.append(F.when(typed[name].isNull(), f"null {name}"))
     scenario = contract.scenario.column
-    reasons.append(F.when(is_blank(scenario), f"null {scenario}"))
-    reasons.append(
-        F.when(
-            scenario_index_column(contract, frame.schema[scenario].dataType).isNull(),
-            f"unknown scenario in {scenario}",
-        )
-    )
-    checked = _as_structs(frame, typed, reasons)
-    return _with_duplicates_rejected(checked, contract)
+    reasons.append(F.when(is_blank(scenario, schema[scenario].dataType), f"null {scenario}"))
+    scenario_type = sides.rows.select(typed[scenario].alias("scenario")).schema["scenario"].dataType
+    index = scenario_index_column(contract, scenario_type, typed[scenario])
+    reasons.append(F.when(index.isNull(), f"unknown scenario in {scenario}"))
+    typed |= {flag: raw_column(flag) for flag in sides.flags}
+    kept = [name for name in sides.rows.columns if name not in sides.flags]
+    checked = _as_structs(sides.rows, kept, typed, reasons)
+    if columns.key:
+        return _with_duplicates_rejected(checked, contract)
+    return _with_row_key(checked, frame.columns)
 
 
 def checked_related(
-    frame: DataFrame, contract: Contract, table: str, join_on: tuple[str, ...], time: str
+    frame: DataFrame, contract: Contract, table: str, join_on: tuple[str, ...], time: Time
 ) -> DataFrame:
     """The same of a table of later events."""
-    types = _declared_types(contract, table)
     typed: dict[str, Column] = {}
     reasons: list[Column] = []
     for name in join_on:
-        wanted = types.get(name, "as it is")
-        typed[name] = to_typed(column(name), frame.schema[name].dataType, wanted, None)
-        reasons.append(F.when(is_blank(name), f"null {name}"))
+        dtype = frame.schema[name].dataType
+        typed[name] = to_typed(raw_column(name), dtype, declared_type(name, table, contract) or "id")
+        reasons.append(F.when(is_blank(name, dtype), f"null {name}"))
         reasons.append(F.when(typed[name].isNull(), f"unparsable {name}"))
-    typed[time] = to_seconds(column(time), frame.schema[time].dataType)
-    reasons.append(F.when(is_blank(time), f"null {time}"))
-    reasons.append(F.when(typed[time].isNull(), f"bad time in {time}"))
-    return _as_structs(frame, typed, reasons)
+    dtype = frame.schema[time.column].dataType
+    typed[time.column] = to_seconds(raw_column(time.column), dtype, time)
+    reasons += _time_reasons(time.column, dtype, time)
+    return _as_structs(frame, frame.columns, typed, reasons)
 
 
-def _as_structs(frame: DataFrame, typed: Mapping[str, Column], reasons: list[Column]) -> DataFrame:
-    if CORRUPT_COLUMN in frame.columns:
-        reasons = [F.when(column(CORRUPT_COLUMN).isNotNull(), "unreadable record"), *reasons]
+def _time_reasons(name: str, dtype: DataType, reading: Time) -> list[Column]:
+    value = raw_column(name)
+    hint = F.concat(F.lit(f"bad time in {name}: "), time_hint(value, dtype, reading))
+    bad = F.coalesce(hint, F.lit(f"bad time in {name}"))
+    return [
+        F.when(is_blank(name, dtype), f"null {name}"),
+        F.when(to_seconds(value, dtype, reading).isNull(), bad),
+    ]
+
+
+def _may_fail(dtype: DataType, wanted: Wanted) -> bool:
+    """Whether a value that is there may yet be none of what is wanted."""
+    return wanted != "string" and not (isinstance(dtype, StringType) and wanted in ("id", "as it is"))
+
+
+def _is_unreadable(name: str, dtype: DataType, wanted: Wanted, typed: Column) -> Column:
+    if isinstance(dtype, ArrayType):
+        element = dtype.elementType
+        return F.exists(
+            raw_column(name),
+            lambda each: each.isNotNull() & to_typed(each, element, "id").isNull(),
+        )
+    return typed.isNull() & ~is_blank(name, dtype)
+
+
+def _as_structs(
+    frame: DataFrame, kept: Sequence[str], typed: Mapping[str, Column], reasons: list[Column]
+) -> DataFrame:
+    if CORRUPT_COLUMN in kept:
+        reasons = [F.when(raw_column(CORRUPT_COLUMN).isNotNull(), "unreadable record"), *reasons]
     return frame.select(
-        F.struct(*(column(name) for name in frame.columns)).alias("raw"),
-        F.struct(*(value.alias(name) for name, value in typed.items())).alias("typed"),
+        F.struct(*(raw_column(name) for name in kept)).alias("raw"),
+        F.struct(*(value.alias(stored_name(name)) for name, value in typed.items())).alias("typed"),
         F.coalesce(*reasons).alias("reason"),
     )
 
 
 def _with_duplicates_rejected(checked: DataFrame, contract: Contract) -> DataFrame:
     columns = contract.columns
-    typed = {name: F.col(f"typed.`{name}`") for name in contract.raw_columns}
+    typed = {name: F.col(f"typed.{quoted(stored_name(name))}") for name in contract.raw_columns}
     order = [typed[name].asc() for name in (columns.time, columns.position) if name is not None]
     # Rows that tie in all of this are equal, so which of them stays makes no difference.
-    order.append(F.xxhash64("raw").asc())
+    raw = checked.schema["raw"].dataType
+    assert isinstance(raw, StructType), "made so"
+    hashed = F.xxhash64("raw") if not _holds_map(raw) else content_hash(raw, raw.names)
+    order.append(hashed.asc())
     same_key = Window.partitionBy(F.col("reason").isNull(), *(typed[name] for name in columns.key))
     place = F.row_number().over(same_key.orderBy(*order))
     is_repeated = F.col("reason").isNull() & (F.col("place") > 1)
@@ -93,25 +135,34 @@ def _with_duplicates_rejected(checked: DataFrame, contract: Contract) -> DataFra
     )
 
 
-def _wanted_type(name: str, contract: Contract) -> str:
-    readers = [
-        f for f in contract.features.values() if isinstance(f, Numeric | Bucketed) and f.column == name
-    ]
-    thresholds = [task for task in contract.tasks.values() if task.column == name and _compares_numbers(task)]
-    return "number" if readers or thresholds else "as it is"
+def _with_row_key(checked: DataFrame, content: Sequence[str]) -> DataFrame:
+    """An id for each row: of its content, and of its number among rows of equal content.
 
-
-def _compares_numbers(task: Task) -> bool:
-    return not isinstance(task.equals, str)
-
-
-def _separator(name: str, contract: Contract) -> str | None:
-    found = (
-        f.separator for f in contract.features.values() if isinstance(f, MultiValued) and f.column == name
+    Rows of equal content are alike in all else too, so it makes no difference which gets which number, and
+    the ids do not depend on the order of rows or files.
+    """
+    raw = checked.schema["raw"].dataType
+    assert isinstance(raw, StructType), "made so"
+    hashed = checked.withColumn("content", content_hash(raw, content))
+    number = F.row_number().over(Window.partitionBy("content").orderBy("content"))
+    return hashed.withColumn("number", number).select(
+        F.col("raw"),
+        F.struct("typed.*", F.xxhash64("content", "number").alias(ROW_KEY)).alias("typed"),
+        F.col("reason"),
     )
-    return next(found, None)
 
 
-def _declared_types(contract: Contract, table: str) -> Mapping[str, str]:
-    listed = contract.source.tables.get(table)
-    return listed.types if listed else {}
+def content_hash(raw: StructType, names: Sequence[str]) -> Column:
+    """A hash of some of the columns of ``raw``; maps, which Spark does not hash, by their JSON."""
+    fields = ((name, F.col(f"raw.{quoted(name)}")) for name in names)
+    return F.xxhash64(
+        *(F.to_json(F.struct(value)) if _holds_map(raw[name].dataType) else value for name, value in fields)
+    )
+
+
+def _holds_map(dtype: DataType) -> bool:
+    if isinstance(dtype, StructType):
+        return any(_holds_map(field.dataType) for field in dtype.fields)
+    if isinstance(dtype, ArrayType):
+        return _holds_map(dtype.elementType)
+    return isinstance(dtype, MapType)

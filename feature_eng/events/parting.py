@@ -9,9 +9,10 @@ from functools import reduce
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from feature_eng.contract import Contract, ContractError
+from feature_eng.contract import Contract
 from feature_eng.events.checking import checked_impressions, checked_related
-from feature_eng.events.wanted import missing_columns, related_columns
+from feature_eng.events.joining import with_side_tables
+from feature_eng.events.wanted import check_schemas, related_columns
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ def to_events(raw: Mapping[str, DataFrame], contract: Contract) -> Events:
         contract: What the columns mean.
 
     Raises:
-        ContractError: Tables or columns that the contract names and the data lack, all of them.
+        ContractError: Tables or columns that the contract names and the data lack, all of them; columns of
+            a type that cannot be read as what the contract makes of them; a side table with several rows for
+            one key.
     """
-    faults = list(missing_columns(raw, contract))
-    if faults:
-        raise ContractError(faults)
+    check_schemas(raw, contract)
     main = contract.source.main_table
-    checked = {main: checked_impressions(raw[main], contract)}
+    checked = {main: checked_impressions(raw[main], with_side_tables(raw, contract), contract)}
     for table, (join_on, time) in related_columns(contract).items():
         checked[table] = checked_related(raw[table], contract, table, join_on, time)
     accepted = {

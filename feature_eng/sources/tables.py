@@ -1,17 +1,26 @@
-"""Generic tables of CSV, JSON or Parquet files, read as the contract lists them."""
+"""Tables of any format, read as the contract lists them: files, Delta tables, tables of the catalog."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
 from pathlib import PurePath
 
-from pyspark.errors import AnalysisException
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import NumericType
 
-from feature_eng.contract import ContractError, Source, Table
+from feature_eng import delta
+from feature_eng.contract import ContractError, Source, Table, quoted
+from feature_eng.sources import files
+from feature_eng.sources.expressions import filtered, selected
+from feature_eng.sources.faults import reason_of
+from foundation import places
+from foundation.settings import suggestion
 
-CORRUPT_COLUMN = "_corrupt_record"
+CORRUPT_COLUMN = files.CORRUPT_COLUMN
 
 
 def read_tables(spark: SparkSession, source: Source, folder: str | None = None) -> dict[str, DataFrame]:
@@ -25,40 +34,117 @@ def read_tables(spark: SparkSession, source: Source, folder: str | None = None) 
         folder: What relative paths are relative to; the current directory when ``None``.
 
     Raises:
-        ContractError: Tables that cannot be read, all of them.
+        ContractError: Tables that cannot be read, and expressions that do not fit them, all of them.
     """
     tables: dict[str, DataFrame] = {}
     faults: list[str] = []
     for name, table in source.tables.items():
         try:
-            tables[name] = _read_table(spark, table, _placed(table.path, folder))
-        except AnalysisException as error:
-            first_line = str(error).splitlines()[0]
-            faults.append(f"source.tables.{name}.path: {table.path} cannot be read ({first_line})")
+            tables[name] = _shaped(f"source.tables.{name}", table, _read(spark, name, table, folder))
+        except ContractError as error:
+            faults += error.faults
     if faults:
         raise ContractError(faults)
     return tables
 
 
-def _placed(path: str, folder: str | None) -> str:
-    if folder is None or "://" in path or PurePath(path).is_absolute():
-        return path
-    return f"{folder.rstrip('/')}/{path}"
+def _read(spark: SparkSession, name: str, table: Table, folder: str | None) -> DataFrame:
+    where = f"source.tables.{name}"
+    if table.table is not None:
+        return _from_catalog(spark, f"{where}.table", table)
+    parts = []
+    for path in table.paths:
+        try:
+            with _partition_values_as_text(spark):
+                parts.append(_from_path(spark, where, table, _placed(path, folder)))
+        except PySparkException as error:
+            raise ContractError([f"{where}.path: {path} cannot be read ({reason_of(error)})"]) from None
+    if len(parts) > 1:
+        _refuse_other_types(where, table, parts)
+    return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
 
 
-def _read_table(spark: SparkSession, table: Table, path: str) -> DataFrame:
-    if table.format == "parquet":
-        frame = spark.read.parquet(path)
-    elif table.format == "json":
-        frame = spark.read.option("columnNameOfCorruptRecord", CORRUPT_COLUMN).json(path)
-    else:
-        header = spark.read.option("header", True).csv(path).columns
-        schema = StructType([StructField(name, StringType()) for name in (*header, CORRUPT_COLUMN)])
-        options = {"header": "true", "columnNameOfCorruptRecord": CORRUPT_COLUMN, "enforceSchema": "false"}
-        frame = spark.read.options(**options).schema(schema).csv(path)
+def _from_path(spark: SparkSession, where: str, table: Table, path: str) -> DataFrame:
+    if table.format == "delta":
+        return delta.read_source(spark, path, table.version, table.timestamp)
+    return files.read(spark, where, table, path)
+
+
+def _from_catalog(spark: SparkSession, where: str, table: Table) -> DataFrame:
+    assert table.table is not None, "asked for by the caller"
+    name = ".".join(quoted(part.strip("`")) for part in table.table.split("."))
+    try:
+        if table.version is not None:
+            return spark.sql(f"SELECT * FROM {name} VERSION AS OF {table.version}")
+        if table.timestamp is not None:
+            return spark.sql(f"SELECT * FROM {name} TIMESTAMP AS OF {_literal(table.timestamp)}")
+        frame = spark.read.table(name)
+        version = delta.version_read(frame)
+        # Read more than once, a table must not change in between.
+        return frame if version is None else spark.sql(f"SELECT * FROM {name} VERSION AS OF {version}")
+    except PySparkException as error:
+        raise ContractError([f"{where}: {table.table} cannot be read ({reason_of(error)})"]) from None
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _shaped(where: str, table: Table, frame: DataFrame) -> DataFrame:
+    """The table under the contract's names, its rows chosen and its columns made."""
     missing = [name for name in table.rename if name not in frame.columns]
     if missing:
         raise ContractError(
-            [f"source.tables: {table.path} has no column '{name}' to rename" for name in missing]
+            [
+                f"{where}.rename: {table.address} has no column {name!r} to rename"
+                + suggestion(name, frame.columns)
+                for name in missing
+            ]
         )
-    return frame.select(*(F.col(f"`{name}`").alias(table.rename.get(name, name)) for name in frame.columns))
+    new_names = [table.rename.get(name, name) for name in frame.columns]
+    twice = sorted({name for name in new_names if new_names.count(name) > 1})
+    if twice:
+        raise ContractError(
+            [f"{where}.rename: {table.address} would have two columns {name!r}" for name in twice]
+        )
+    if table.rename:
+        pairs = zip(frame.columns, new_names, strict=True)
+        frame = frame.select(*(F.col(quoted(name)).alias(new) for name, new in pairs))
+    if table.where is not None:
+        frame = filtered(frame, table.where, f"{where}.where")
+    return selected(frame, table.select, f"{where}.select") if table.select else frame
+
+
+def _refuse_other_types(where: str, table: Table, parts: list[DataFrame]) -> None:
+    """A union would cast silently, or fail row by row."""
+    first = {field.name: field.dataType for field in parts[0].schema}
+    faults = []
+    for path, part in zip(table.paths[1:], parts[1:], strict=True):
+        for field in part.schema:
+            known = first.setdefault(field.name, field.dataType)
+            both_numbers = isinstance(known, NumericType) and isinstance(field.dataType, NumericType)
+            if known != field.dataType and not both_numbers:
+                types = f"{known.simpleString()} before and {field.dataType.simpleString()} in {path}"
+                faults.append(f"{where}.path: column {field.name!r} is {types}; expected one type")
+    if faults:
+        raise ContractError(faults)
+
+
+def _placed(path: str, folder: str | None) -> str:
+    if folder is not None and not places.has_scheme(path) and not PurePath(path).is_absolute():
+        path = f"{folder.rstrip('/')}/{path}"
+    known = places.has_scheme(path) and path.partition(":")[0].lower() in places.SCHEMES
+    # Of other stores Spark itself may know.
+    return places.for_spark(path) if known else path
+
+
+@contextmanager
+def _partition_values_as_text(spark: SparkSession) -> Iterator[None]:
+    # A guessed type would turn the folder market=007 into 7.
+    name = "spark.sql.sources.partitionColumnTypeInference.enabled"
+    before = str(spark.conf.get(name))
+    spark.conf.set(name, "false")
+    try:
+        yield
+    finally:
+        spark.conf.set(name, before)

@@ -17,12 +17,11 @@ import pyarrow as pa
 from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Array
+from mlflow.types.schema import AnyType
 
 import feature_eng
 import foundation
 import hinet_model
-from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from hinet_model.lifecycle import registry
 from hinet_model.serving import pyfunc
@@ -43,30 +42,23 @@ def requirements() -> list[str]:
 
 
 def signature(state: EncoderState) -> ModelSignature:
-    """What the pyfunc takes (raw columns) and returns (``scenario`` and ``<task>_prob``)."""
-    inputs = [ColSpec(_mlflow_type(kind), name) for name, kind in arrow.raw_columns(state)]
+    """What the pyfunc takes (raw columns) and returns (``scenario`` and ``<task>_prob``).
+
+    Inputs are ``any`` to MLflow, whose own types refuse what training took: nulls among whole numbers, whole
+    numbers among others, categories among text. The pyfunc holds them against their kinds, which
+    :func:`register` writes beside the model.
+    """
+    optional = state.contract.optional_columns
+    inputs = [ColSpec(AnyType(), name, required=name not in optional) for name in state.raw_types]
     outputs = [ColSpec(DataType.string, "scenario")]
     outputs += [ColSpec(DataType.double, f"{task}_prob") for task in state.task_names]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
-def _mlflow_type(kind: pa.DataType) -> DataType | Array:
-    """Signature type of a raw column: wide at the edge, cast inside."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return Array(_mlflow_type(kind.value_type))
-    if pa.types.is_integer(kind):
-        return DataType.long
-    if pa.types.is_floating(kind):
-        return DataType.double
-    if pa.types.is_boolean(kind):
-        return DataType.boolean
-    return DataType.string
-
-
 def input_example(model_folder: Path) -> pd.DataFrame:
-    """A few raw rows that the signature accepts: golden rows without a null id or list."""
+    """A few raw rows as a request may hold them: golden rows, of those without a null id or list if there are any."""
     rows = golden_rows(model_folder)
-    # A pandas column of longs or lists cannot hold a null; one of doubles or strings can.
+    # A request's whole numbers beside a null are floats to pandas, which not every id survives.
     strict = [
         field.name
         for field in rows.schema
@@ -77,7 +69,8 @@ def input_example(model_folder: Path) -> pd.DataFrame:
         for place, row in enumerate(rows.select(strict).to_pylist())
         if all(value is not None for value in row.values())
     ]
-    example: pd.DataFrame = rows.take(pa.array(whole[:_EXAMPLE_ROWS] or [0])).to_pandas()
+    chosen = rows.take(pa.array(whole[:_EXAMPLE_ROWS] or [0]))
+    example: pd.DataFrame = chosen.to_pandas(integer_object_nulls=True)
     return example
 
 
@@ -106,6 +99,7 @@ def register(
             signature=signature(state),
             input_example=input_example(model_folder),
             pip_requirements=requirements(),
+            metadata={"kinds": dict(state.raw_types)},
         )
     # Leaving the block has ended the run, which has more to record.
     client.update_run(run_id, status=status)

@@ -154,11 +154,10 @@ class Scorer:
 
     def encode(self, rows: pa.Table | pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
         """Raw rows as the model's input columns; arguments and errors as :meth:`score`."""
-        missing = [name for name in self.raw_schema.names if name not in rows.schema.names]
+        missing = arrow.missing_columns(rows.schema.names, self.state)
         if missing:
             raise ScorerError("; ".join(_missing(name, rows.schema.names) for name in missing))
-        raw = rows.select(self.raw_schema.names)
-        return arrow.encode(raw, self.state, unknown_scenario=self._unknown_scenario)
+        return arrow.encode(rows, self.state, unknown_scenario=self._unknown_scenario)
 
     def score_encoded(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Score encoded rows: the second half of :meth:`score`."""

@@ -11,6 +11,7 @@ from feature_eng.snapshot import SnapshotRef
 from hinet_model.tracking import versions
 
 UNKNOWN = "unknown"
+_TAG_LENGTH = 5_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Lineage:
         git_commit: Commit of the code, or ``unknown`` outside a checkout.
         git_dirty: ``true`` or ``false``: whether tracked files differ from the commit; ``unknown`` outside.
         package_versions: Package name -> installed version.
+        sources: Which versions of which source tables the training table was made of, as JSON.
     """
 
     delta_table: str
@@ -44,6 +46,7 @@ class Lineage:
     git_commit: str
     git_dirty: str
     package_versions: Mapping[str, str]
+    sources: str = ""
 
     @classmethod
     def of(cls, snapshot: SnapshotRef, *, plan_hash: str, world_size: int, seed: int) -> Lineage:
@@ -62,6 +65,7 @@ class Lineage:
             git_commit=commit,
             git_dirty=dirty,
             package_versions=versions.installed(),
+            sources=snapshot.sources,
         )
 
     def run_tags(self) -> dict[str, str]:
@@ -71,6 +75,8 @@ class Lineage:
             "plan_hash": self.plan_hash,
             "world_size": str(self.world_size),
             "seed": str(self.seed),
+            # MLflow's stores take 5,000 characters of a tag, some of them more.
+            **({"sources": self.sources[:_TAG_LENGTH]} if self.sources else {}),
             **{f"version.{name}": version for name, version in self.package_versions.items()},
         }
 

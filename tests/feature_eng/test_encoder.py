@@ -123,9 +123,13 @@ def test_a_row_of_an_unknown_scenario_is_named() -> None:
         arrow.encode(raw_table(page=["h", "h", None]), a_state())
 
 
-def test_ids_that_passed_through_floats_are_refused() -> None:
-    with pytest.raises(EncoderError, match=r"'item' is of type double; expected int64.*floats"):
-        arrow.encode(raw_table(item=pa.array([5.0, 6.0, 7.0])), a_state())
+def test_ids_that_passed_through_floats_are_exact_or_refused() -> None:
+    exact = arrow.encode(raw_table(item=pa.array([5.0, float("nan"), -7.0])), a_state())
+    assert exact["item"].tolist() == [2, 0, 1]
+    with pytest.raises(EncoderError, match=r"row 1: column 'item' = 9007199254740992\.0.*floats.*as text"):
+        arrow.encode(raw_table(item=pa.array([5.0, 2.0**53, 7.0])), a_state())
+    with pytest.raises(EncoderError, match=r"row 2: column 'item' = 7\.5: expected a whole number"):
+        arrow.encode(raw_table(item=pa.array([5.0, None, 7.5])), a_state())
 
 
 def test_narrower_types_are_widened() -> None:

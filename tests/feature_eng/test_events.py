@@ -61,7 +61,10 @@ def test_every_row_is_an_event_or_a_reject_with_its_reason(spark: SparkSession) 
             ("no time", "null at"),
             ("bad time", "bad time in at"),
             ("time of day", "bad time in at"),
-            ("milliseconds", "bad time in at"),
+            (
+                "milliseconds",
+                "bad time in at: ms since the epoch, it seems; write time: {column: at, unit: ms}",
+            ),
             ("no page", "null page"),
             ("new page", "unknown scenario in page"),
             (None, "null row"),

@@ -1,0 +1,133 @@
+"""Columns of times -> whole seconds since the epoch, as the contract says how to read them."""
+
+from __future__ import annotations
+
+import re
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    DataType,
+    DateType,
+    NullType,
+    NumericType,
+    StringType,
+    TimestampNTZType,
+    TimestampType,
+)
+
+from feature_eng.contract import Time
+from feature_eng.events.values import number, whole_number
+
+# Seconds up to the year 3000: milliseconds given for seconds lie beyond, and are refused.
+LATEST_SECOND = 32_503_680_000
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# Numbers since the epoch in other units, for the years 1973 to 2099.
+_LIKELY = {unit: (10**8 * _PER_SECOND[unit], 41 * 10**8 * _PER_SECOND[unit]) for unit in ("ms", "us", "ns")}
+_ZONE_LETTERS = "VzOXxZ"
+
+
+def time_refusal(spark: SparkSession, reading: Time, dtype: DataType) -> str | None:
+    """Why a column of this type cannot be read as times the way that is asked for; None if it can."""
+    if isinstance(dtype, TimestampType):
+        extra = next((part for part in ("unit", "format", "zone") if getattr(reading, part)), None)
+        return f"is a timestamp, which needs no '{extra}'" if extra else None
+    if isinstance(dtype, DateType | TimestampNTZType):
+        extra = next((part for part in ("unit", "format") if getattr(reading, part)), None)
+        return f"is of type {dtype.simpleString()}, which needs no '{extra}'" if extra else None
+    if not isinstance(dtype, NumericType | StringType | NullType):
+        return f"is of type {dtype.simpleString()}; expected times: timestamps, dates, numbers or text"
+    if isinstance(dtype, NumericType) and reading.zone and not reading.format:
+        return "holds numbers since the epoch, which need no 'zone'"
+    if reading.format:
+        try:
+            # Of a local row, so that no task is started.
+            spark.range(1).select(_parsed(F.lit("2024"), reading)).take(1)
+        except PySparkException as error:
+            cause = str(error).splitlines()[0]
+            return f"format {reading.format!r} is no pattern of Spark's: {cause}"
+    return None
+
+
+def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
+    """Whole seconds since the epoch, null for what is no time of the years 1970 to 3000.
+
+    What names no time zone is taken as of the reading's, or as UTC. A number of eight digits that reads as a
+    date, such as 20240115, is no number of seconds unless the reading says so.
+    """
+    if isinstance(dtype, TimestampType):
+        seconds = F.unix_seconds(value)
+    elif reading.format:
+        as_text = whole_number(value, dtype) if isinstance(dtype, NumericType) else value
+        seconds = F.unix_seconds(_parsed(F.trim(as_text.cast("string")), reading))
+    elif reading.unit:
+        seconds = _scaled(value, dtype, _PER_SECOND[reading.unit])
+    elif isinstance(dtype, NumericType):
+        seconds = F.when(~_is_date_number(value, dtype), F.floor(number(value, dtype)).try_cast("bigint"))
+    elif isinstance(dtype, StringType | DateType | TimestampNTZType):
+        text = F.trim(value.cast("string"))
+        seconds = F.when(
+            ~F.coalesce(_is_date_number(text, StringType()), F.lit(False)),
+            F.coalesce(F.floor(number(text)).try_cast("bigint"), _iso(text, reading)),
+        )
+    else:
+        seconds = F.lit(None).cast("bigint")
+    return F.when(seconds.between(0, LATEST_SECOND), seconds)
+
+
+def time_hint(value: Column, dtype: DataType, reading: Time) -> Column:
+    """For a time that is refused: what it seems to be and what to write, or null."""
+    if reading.format or reading.unit or not isinstance(dtype, NumericType | StringType):
+        return F.lit(None).cast("string")
+    read = number(value, dtype)
+    date = f"a date as a number; write time: {{column: {reading.column}, format: yyyyMMdd}}"
+    hint = F.when(_is_date_number(value, dtype), F.lit(date))
+    for unit, (low, high) in _LIKELY.items():
+        says = f"{unit} since the epoch, it seems; write time: {{column: {reading.column}, unit: {unit}}}"
+        hint = hint.when(read.between(low, high), F.lit(says))
+    return hint
+
+
+def _scaled(value: Column, dtype: DataType, per_second: int) -> Column:
+    whole = whole_number(value, dtype)
+    # Division drops the fraction, which before the epoch would be the wrong way.
+    exact = F.when(whole >= 0, F.call_function("div", whole, F.lit(per_second).cast("bigint")))
+    return F.coalesce(exact, F.floor(number(value, dtype) / per_second).try_cast("bigint"))
+
+
+def _parsed(text: Column, reading: Time) -> Column:
+    assert reading.format is not None, "asked for by the caller"
+    letters = re.sub("'[^']*'", "", reading.format)
+    if any(letter in letters for letter in _ZONE_LETTERS):
+        return F.try_to_timestamp(text, F.lit(reading.format))
+    # Without a zone of its own Spark would take the text as of the session's.
+    return F.try_to_timestamp(
+        F.concat(text, F.lit(f" {reading.zone or 'UTC'}")), F.lit(f"{reading.format} VV")
+    )
+
+
+def _iso(text: Column, reading: Time) -> Column:
+    has_zone = text.rlike(r"[:\d](Z|[+-]\d{2}(:?\d{2})?)\z") & text.rlike(r"[T ]\d{2}:")
+    is_day = text.rlike(r"^\d{4}-\d{2}-\d{2}\z")
+    # Spark wants seconds.
+    text = F.regexp_replace(text, r"^(\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2})(?![:\d])", "$1:00")
+    with_time = F.when(is_day, F.concat(text, F.lit("T00:00:00"))).otherwise(text)
+    # Left alone, Spark completes a bare time of day with today's date, and reads text
+    # without a zone in the session's.
+    zone = F.lit(f" {reading.zone}" if reading.zone else "Z")
+    instant = F.when(has_zone, text).otherwise(F.concat(with_time, zone))
+    is_date = text.rlike(r"^\d{4}-\d{2}-\d{2}")
+    return F.when(is_date, F.unix_seconds(instant.try_cast("timestamp")))
+
+
+def _is_date_number(value: Column, dtype: DataType) -> Column:
+    """Whether a number reads as yyyyMMdd of the years 1900 to 2999."""
+    read = number(value, dtype)
+    month = F.floor(read / 100) % 100
+    return (
+        (read == F.floor(read))
+        & read.between(19_000_101, 29_991_231)
+        & month.between(1, 12)
+        & (read % 100).between(1, 31)
+    )
