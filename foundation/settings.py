@@ -96,7 +96,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: is not UTF-8 text; expected a YAML file"]) from None
     try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
+        content = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: is not valid YAML: {' '.join(str(error).split())}"]) from None
     if content is None:
@@ -121,7 +121,7 @@ def with_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> tupl
             faults.append(f"override {override!r}: expected 'path.to.setting=value'")
             continue
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError:
             faults.append(f"{dotted}: the override's value {text!r} is not valid YAML")
             continue
@@ -168,8 +168,23 @@ def suggestion(word: str, candidates: Sequence[str]) -> str:
     return f"; did you mean '{match}'?" if match else ""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML itself lets the last of two equal keys win, which hides a mistake."""
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it.
+
+    Of two equal keys YAML itself lets the last one win, which hides a mistake. And by YAML's first rules, which
+    PyYAML keeps to, the words on, off, yes and no are truth values, as a key or as a country's code, and a day is
+    no text.
+    """
+
+    # Letter that a word begins with -> what it may mean.
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        letter: [
+            (tag, re.compile("^(?:true|True|TRUE|false|False|FALSE)$") if tag.endswith(":bool") else pattern)
+            for tag, pattern in resolvers
+            if not tag.endswith(":timestamp")
+        ]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()

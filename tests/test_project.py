@@ -12,10 +12,10 @@ import pytest
 import yaml
 from job_files import JOBS, ROOT, commands_in, parser_of
 
-from feature_eng.contract import to_contract
+from feature_eng.contract import Source, to_contract
 from foundation import stores
 from foundation.session import DELTA_PACKAGE
-from foundation.settings import load_settings
+from foundation.settings import load_settings, read_yaml
 from hinet_model.settings import RunSettings
 
 # Folders of a checkout that hold no source: what .gitignore names, and version control itself.
@@ -151,12 +151,17 @@ def test_readme_runs_every_job_by_python_and_by_spark_submit() -> None:
         assert {job for job, _ in commands_in(lines)} == set(JOBS)
 
 
-def test_contract_of_the_guide_is_a_contract() -> None:
+def test_contract_of_the_guide_is_a_contract(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "adding_data.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    contract = to_contract(yaml.safe_load(block), "docs/adding_data.md")
+    # The contract, and a section `source` that shows all there is.
+    whole, source = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    contract = to_contract(yaml.safe_load(whole), "docs/adding_data.md")
     assert len(contract.scenario_names) == 5
     assert contract.task_names == ("click", "cart", "order")
+    (tmp_path / "source.yml").write_text(source)
+    tables = Source.model_validate(read_yaml(tmp_path / "source.yml")["source"])
+    assert set(tables.tables) == {"shown", "users", "items"}
+    assert [join.table for join in tables.join] == ["users", "items"]
 
 
 def test_training_settings_read_the_table_that_the_contract_of_that_name_writes() -> None:

@@ -163,3 +163,14 @@ def test_the_last_override_wins_and_the_given_mapping_stays_as_it_was(first: int
     assert not faults
     assert changed == {"a": {"b": last}}
     assert mapping == {"a": {"b": 0}}
+
+
+def test_words_and_days_are_text_where_yaml_would_make_something_else_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "words.yml"
+    path.write_text(
+        "on: user_id\nmarkets: [no, yes, off]\nday: 2024-05-01\ntruths: [true, False]\nnothing: null\n"
+    )
+    assert read_yaml(path) == {
+        "on": "user_id", "markets": ["no", "yes", "off"], "day": "2024-05-01", "truths": [True, False], "nothing": None,
+    }  # fmt: skip
+    assert with_overrides({}, ["join=[{on: no}]"]) == ({"join": [{"on": "no"}]}, [])
