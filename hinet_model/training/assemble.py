@@ -23,9 +23,19 @@ from hinet_model.nn.row_shard import WHOLE, RowShard
 from hinet_model.objective.balance import build_balance
 from hinet_model.objective.losses import MultiTaskLoss, loss_weights
 from hinet_model.settings import RunSettings
-from hinet_model.training import callbacks as moments
 from hinet_model.training.averaging import WeightAverage
-from hinet_model.training.callbacks import Callback
+from hinet_model.training.callbacks import (
+    AverageWeights,
+    Callback,
+    KeepBest,
+    Patience,
+    Profile,
+    ReportEpoch,
+    ReportProgress,
+    SaveCheckpoints,
+    StopAfterSteps,
+    StopWhenAsked,
+)
 from hinet_model.training.control.reports import Reporter
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.dense_exchange import GradientExchange
@@ -34,6 +44,7 @@ from hinet_model.training.dist.world import World
 from hinet_model.training.job import TrainingJob, epoch_plan, run_identity
 from hinet_model.training.loop import StepOptions, StepParts, Trainer
 from hinet_model.training.optimisers import RunOptimisers
+from hinet_model.training.position import curve
 from hinet_model.training.run import Run, RunInputs
 from hinet_model.training.state import RunState, weights_digest
 from hinet_model.training.statistics import StepStatistics
@@ -143,22 +154,22 @@ def build_loss(settings: RunSettings, layout: BatchLayout, scenario_rows: Sequen
 def _callbacks(job: TrainingJob, world: World, state: RunState, first_averaged: int) -> list[Callback]:
     """A run's own callbacks. Their order matters: averaged, then validated, then judged, told, and written."""
     training, kept = job.settings.training, job.settings.checkpoint
-    listed: list[Callback] = [moments.StopWhenAsked()]
+    listed: list[Callback] = [StopWhenAsked()]
     if training.max_steps is not None:
-        listed.append(moments.StopAfterSteps(training.max_steps))
-    listed += [moments.ReportProgress(training.log_every_steps), moments.AverageWeights(first_averaged)]
-    listed += [Validation(training.validate_every_epochs), moments.KeepBest()]
+        listed.append(StopAfterSteps(training.max_steps))
+    listed += [ReportProgress(training.log_every_steps), AverageWeights(first_averaged)]
+    listed += [Validation(training.validate_every_epochs), KeepBest()]
     if training.patience is not None:
-        listed.append(moments.Patience(training.patience))
+        listed.append(Patience(training.patience))
     saved_step = state.global_step if job.resume else -1
     folder = Path(job.checkpoint_folder)
     listed += [
-        moments.ReportEpoch(),
-        moments.SaveCheckpoints(folder, kept.every_epochs, kept.keep, saved_step),
+        ReportEpoch(),
+        SaveCheckpoints(folder, kept.every_epochs, kept.keep, saved_step),
     ]
     if training.profile_steps:
         trace = Path(job.log_folder) / f"trace-rank-{world.rank}.json"
-        listed.append(moments.Profile(training.profile_steps, trace))
+        listed.append(Profile(training.profile_steps, trace))
     return listed
 
 
@@ -171,7 +182,7 @@ def _tell_resumed(state: RunState, world: World, reporter: Reporter) -> None:
             epoch=state.epoch,
             step=state.step,
             history=list(state.history),
-            losses=state.losses[:before].tolist(),
+            losses=curve(state.losses[:before], first_step=1),
         )
 
 

@@ -16,7 +16,7 @@ import torch
 
 from hinet_model.data.batch import Batch
 from hinet_model.training import checkpoint
-from hinet_model.training.position import Best
+from hinet_model.training.position import Best, curve
 from hinet_model.training.statistics import StepMeasures
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class ReportEpoch(Callback):
         run.reporter.send(
             "epoch",
             **run.entry,
-            losses=run.losses,
+            losses=curve(run.losses, first_step=run.state.global_step - len(run.losses) + 1),
             best=best is not None and best.epoch == run.entry["epoch"],
             scenario_attention=None if run.validated is None else run.validated.scenario_attention,
         )

@@ -48,7 +48,7 @@ class RunOptimisers:
 
     def flush_decay(self) -> None:
         """Apply the decay that is pending on rows, before the model is validated, averaged or saved."""
-        self.table.flush_decay()
+        self.table.decay.flush()
 
     def state_dict(self) -> dict[str, Any]:
         """Both optimisers' states; rates are not among them, they follow from the global step."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+CURVE_POINTS = 10_000
+"""Points of a curve that are told at a time; a figure shows no more."""
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,18 @@ class Position:
     best: Best | None = None
     bad_validations: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def curve(losses: Sequence[float], first_step: int) -> list[tuple[int, float]]:
+    """Points ``(global step, loss)`` of a loss curve: every step, or where they are many the means of as many.
+
+    Args:
+        losses: Of consecutive steps.
+        first_step: The first one's number, 1 is a run's first.
+    """
+    width = -(-len(losses) // CURVE_POINTS) or 1
+    return [
+        (first_step + start, sum(part) / len(part))
+        for start in range(0, len(losses), width)
+        for part in (losses[start : start + width],)
+    ]

@@ -59,7 +59,7 @@ class RunRecorder:
             self._auc = {}
             for entry in report["history"]:
                 self._add_to_curves(entry)
-            self._losses = list(enumerate(report["losses"], start=1))
+            self._losses = list(report["losses"])
         elif report["kind"] == "epoch":
             self._record_epoch(report)
 
@@ -88,8 +88,7 @@ class RunRecorder:
                 metrics[name] = loss
         self._tracker.log_metrics(metrics, step=epoch)
         self._add_to_curves(report)
-        first = int(report["global_step"]) - len(report["losses"]) + 1
-        self._losses += enumerate(report["losses"], start=first)
+        self._losses += report["losses"]
         if report["scenario_attention"] is not None:
             self._attention = report["scenario_attention"]
 

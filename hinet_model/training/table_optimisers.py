@@ -25,13 +25,8 @@ class TableOptimiser(Protocol):
     learning_rate: float
     """Rate of the next step; a schedule may set it between steps."""
 
-    def apply_pending_decay(self, ids: Tensor) -> None:
-        """Decay rows, before they are read, for the steps that they were not in; ids may repeat."""
-        ...
-
-    def flush_decay(self) -> None:
-        """Apply the pending decay of every row: before the table is evaluated, saved or scored as a whole."""
-        ...
+    decay: RowDecay
+    """What is pending on rows until they are read."""
 
     def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
         """Take step ``global_step`` (1 is the first) with distinct ``ids (U,)`` and ``grads (U, D)``."""
@@ -67,7 +62,7 @@ class RowDecay:
         )
 
     def apply_pending(self, ids: Tensor) -> None:
-        """Multiply rows with what is pending on them."""
+        """Multiply rows with what is pending on them, before they are read; ids may repeat."""
         if self.log_applied is not None:
             pending = self.log_total - self.log_applied.index_select(0, ids)
             factor = pending.exp().to(self.weight.dtype).unsqueeze(1)
@@ -75,7 +70,7 @@ class RowDecay:
             self.log_applied.index_fill_(0, ids, self.log_total)
 
     def flush(self) -> None:
-        """Multiply every row with what is pending on it."""
+        """Multiply every row with what is pending on it, before the table is read as a whole."""
         if self.log_applied is not None:
             self.weight.mul_((self.log_total - self.log_applied).exp().to(self.weight.dtype).unsqueeze(1))
             self.log_applied.fill_(self.log_total)
@@ -132,14 +127,6 @@ class LazyAdam:
         self.decay = RowDecay(self.weight, weight_decay)
         self.mean = torch.zeros_like(self.weight)
         self.square = torch.zeros_like(self.weight)
-
-    def apply_pending_decay(self, ids: Tensor) -> None:
-        """Decay rows before they are read."""
-        self.decay.apply_pending(ids)
-
-    def flush_decay(self) -> None:
-        """Apply the pending decay of every row."""
-        self.decay.flush()
 
     def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
         """Take one step on the rows of ``ids``."""
@@ -201,14 +188,6 @@ class RowAdagrad:
         self.decay = RowDecay(self.weight, weight_decay)
         self.total = torch.zeros(self.weight.shape[0], dtype=weight.dtype, device=weight.device)
 
-    def apply_pending_decay(self, ids: Tensor) -> None:
-        """Decay rows before they are read."""
-        self.decay.apply_pending(ids)
-
-    def flush_decay(self) -> None:
-        """Apply the pending decay of every row."""
-        self.decay.flush()
-
     def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
         """Take one step on the rows of ``ids``."""
         _check_step(global_step)
@@ -258,15 +237,10 @@ class DenseAdam:
         self.betas = betas
         self.epsilon = epsilon
         self.l2 = l2
+        self.decay = RowDecay(self.weight, 0.0)
         self.mean = torch.zeros_like(self.weight)
         self.square = torch.zeros_like(self.weight)
         self._grad = torch.zeros_like(self.weight)
-
-    def apply_pending_decay(self, ids: Tensor) -> None:
-        """Nothing is pending: every row takes part in every step."""
-
-    def flush_decay(self) -> None:
-        """Nothing is pending: every row takes part in every step."""
 
     def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
         """Take one step on every row; rows that are not in ``ids`` have a gradient of zero."""

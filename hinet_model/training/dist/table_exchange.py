@@ -66,7 +66,7 @@ class ReplicatedTable:
         self._embedding, self._optimiser, self._exchange = embedding, optimiser, exchange
 
     def fetch(self, ids: Tensor) -> Tensor:
-        self._optimiser.apply_pending_decay(ids)
+        self._optimiser.decay.apply_pending(ids)
         return self._embedding.gather(ids)
 
     def look_up(self, ids: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class ShardedTable:
     def fetch(self, ids: Tensor) -> Tensor:
         self._route = self._ask(ids)
         # Two ranks may ask for one row: it decays once, since all is read before any is written.
-        self._optimiser.apply_pending_decay(self._route.positions)
+        self._optimiser.decay.apply_pending(self._route.positions)
         return self._send(self._route).requires_grad_()
 
     def look_up(self, ids: Tensor) -> Tensor:

@@ -120,10 +120,10 @@ def test_a_row_that_rests_owes_its_decay_and_pays_in_full_when_read(make: type[L
         optimiser.step(torch.tensor([0]), torch.ones(1, D), step)
         factor *= 1 - rate * 0.5
     assert torch.equal(weight[1:], start()[1:])
-    optimiser.apply_pending_decay(torch.tensor([3]))
+    optimiser.decay.apply_pending(torch.tensor([3]))
     torch.testing.assert_close(weight[3], start()[3] * factor)
     assert torch.equal(weight[4], start()[4])
-    optimiser.flush_decay()
+    optimiser.decay.flush()
     torch.testing.assert_close(weight[1:], start()[1:] * factor)
 
 
@@ -134,7 +134,7 @@ def test_workers_that_read_different_rows_keep_the_same_table() -> None:
         optimiser = LazyAdam(weight, 0.1, weight_decay=0.5)
         optimiser.step(torch.tensor([0]), torch.ones(1, D), 1)
         optimiser.step(torch.tensor([0]), torch.ones(1, D), 2)
-        optimiser.apply_pending_decay(read)
+        optimiser.decay.apply_pending(read)
         optimiser.step(torch.tensor([0, 1, 2]), torch.ones(3, D), 3)
         tables.append(weight)
     assert torch.equal(tables[0], tables[1])
@@ -161,8 +161,8 @@ def test_a_loaded_state_goes_on_to_the_bit(settings: OptimiserSettings) -> None:
         optimiser.step(ids, grad, step)
         if step >= 3:
             resumed.step(ids, grad, step)
-    optimiser.flush_decay()
-    resumed.flush_decay()
+    optimiser.decay.flush()
+    resumed.decay.flush()
     assert torch.equal(whole, rest)
 
 

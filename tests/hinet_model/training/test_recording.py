@@ -52,3 +52,23 @@ def test_the_weights_of_tasks_are_recorded_each_epoch_as_they_move(
     assert 0 < first["task_weight/like"] != 0.5
     assert first["task_weight/like"] != second["task_weight/like"]
     assert first["task_weight/click"] != second["task_weight/click"]
+
+
+def test_calibration_is_recorded_and_an_epoch_without_validation_has_its_losses_alone(
+    small_job: Callable[..., TrainingJob],
+) -> None:
+    job = small_job(epochs=2, validate_every_epochs=2)
+    reporter = ReportList()
+    train(job, LocalWorld(), reporter, Progress())
+    notebook: Any = Notebook()
+    state: Any = SimpleNamespace(scenario_names=("home", "search", "channel"), task_names=("click", "like"))
+    recorder = RunRecorder(notebook, job.settings, state)
+    for report in reporter.reports:
+        recorder.record(report)
+    first, second = (notebook.metrics[epoch] for epoch in (1, 2))
+    assert first["train/log_loss/channel/like"] > 0
+    assert not [name for name in first if name.startswith("val/") and first[name] is not None]
+    cells = [report["cells"] for report in reporter.reports if report["kind"] == "epoch"][-1]
+    assert second["val/pcoc/channel/like"] == cells[5]["pcoc"] > 0
+    assert second["val/auc/home/click"] == cells[0]["auc"]
+    assert "val/auc_error/home/click" not in second

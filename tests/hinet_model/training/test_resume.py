@@ -18,7 +18,7 @@ from thread_world import in_threads
 
 from hinet_model.config import LossSettings
 from hinet_model.data.batch import Batch
-from hinet_model.training import checkpoint
+from hinet_model.training import checkpoint, position
 from hinet_model.training.callbacks import Callback
 from hinet_model.training.checkpoint import CheckpointError, OtherRunError, best_or_last, name_of
 from hinet_model.training.control.reports import ReportList
@@ -189,7 +189,7 @@ def test_a_task_that_weighs_nothing_leaves_the_balance_of_the_others_alone(
         {"balance": balance, "task_weights": {"like": 0.0}, "balance_rate": 0.1}
     )
     result, reports = run(replace(job, settings=job.settings.model_copy(update={"loss": loss})))
-    losses = [loss for report in reports if report["kind"] == "epoch" for loss in report["losses"]]
+    losses = [loss for report in reports if report["kind"] == "epoch" for _, loss in report["losses"]]
     assert len(losses) == 4 * STEPS_PER_EPOCH
     assert np.isfinite(losses).all()
     for entry in result["history"]:
@@ -262,3 +262,10 @@ def test_a_profile_is_written_beside_the_log(small_job: Jobs) -> None:
     assert any(name.startswith("aten::") for name in names)
     steps = {name for name in names if name.startswith("ProfilerStep#")}
     assert len(steps) == 2
+
+
+def test_a_curve_has_every_step_or_means_of_as_many_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(position, "CURVE_POINTS", 3)
+    assert position.curve([1.0, 2.0, 3.0], first_step=5) == [(5, 1.0), (6, 2.0), (7, 3.0)]
+    assert position.curve([1.0, 2.0, 4.0, 6.0, 9.0], first_step=1) == [(1, 1.5), (3, 5.0), (5, 9.0)]
+    assert position.curve([], first_step=1) == []

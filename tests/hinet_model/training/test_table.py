@@ -143,7 +143,7 @@ def test_owners_step_to_the_bit_as_a_whole_table_would(settings: dict[str, Any])
             optimiser.learning_rate = rates[step % 4]
             rows = sharded.collect(ids, gradients_of(step, world.rank, batch[world.rank]))
             optimiser.step(*rows, step + 1)
-        optimiser.flush_decay()
+        optimiser.decay.flush()
         return fetched, embedding.weight.detach(), optimiser.state_dict()
 
     results = in_threads(3, work)
@@ -151,13 +151,13 @@ def test_owners_step_to_the_bit_as_a_whole_table_would(settings: dict[str, Any])
     optimiser = build_table_optimiser(chosen, table)
     for step, batch in enumerate(BATCHES * 2):
         for rank, ids in enumerate(batch):
-            optimiser.apply_pending_decay(torch.tensor(ids, dtype=torch.int64))
+            optimiser.decay.apply_pending(torch.tensor(ids, dtype=torch.int64))
             assert torch.equal(results[rank][0][step], table[ids])
         optimiser.learning_rate = rates[step % 4]
         everyone = torch.tensor([row for ids in batch for row in ids], dtype=torch.int64)
         gradients = torch.cat([gradients_of(step, rank, ids) for rank, ids in enumerate(batch)])
         optimiser.step(*merge_rows(everyone, gradients), step + 1)
-    optimiser.flush_decay()
+    optimiser.decay.flush()
     assert torch.equal(assembled([weight for _, weight, _ in results]), table)
     for name, value in optimiser.state_dict().items():
         shards = [state[name] for _, _, state in results]
@@ -177,7 +177,7 @@ def test_a_rank_may_own_no_row_at_all(settings: dict[str, Any]) -> None:
         ids = torch.tensor([0, 1])
         before = table.fetch(ids).detach()
         optimiser.step(*table.collect(ids, torch.ones(2, DIM)), 1)
-        optimiser.flush_decay()
+        optimiser.decay.flush()
         return before, table.look_up(ids)
 
     results = in_threads(3, work)
