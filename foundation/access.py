@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from urllib.parse import quote, urlsplit
 from pyarrow import fs
 
 from foundation.places import Place, StoreError, normalised, scheme_of
+
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
 ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
@@ -64,6 +67,11 @@ def for_delta_rs(place: Place) -> tuple[str, dict[str, str] | None]:
     scheme = scheme_of(text)
     if scheme == "file":
         return _without_percent(text) if "%" in text else text, None
+    if _ENCODED.search(text):
+        raise StoreError(
+            f"{text}: a table's log cannot be read where a name holds a percent sign before two hexadecimal digits "
+            "(delta-rs decodes it); expected another name"
+        )
     address = f"{scheme}://{quote(text.partition('://')[2], safe='/@')}"
     if scheme != "s3":
         return address, None  # delta-rs reads GOOGLE_* and AZURE_* itself

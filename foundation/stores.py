@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
@@ -64,14 +64,12 @@ def size(place: Place) -> int:
 def sizes(places: Sequence[Place]) -> list[int | None]:
     """Bytes of files, several asked for at a time; None for one that is not there."""
 
-    def of(place: Place) -> int | None:
-        info = _info(place)
-        return int(info.size) if info.type == fs.FileType.File else None
+    return [int(info.size) if info.type == fs.FileType.File else None for info in _infos(places)]
 
-    if all(is_local(place) for place in places):
-        return [of(place) for place in places]
-    with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
-        return list(pool.map(of, places))
+
+def times(places: Sequence[Place]) -> list[float | None]:
+    """When files were last written, in seconds since the epoch; None for one that is not there."""
+    return [info.mtime_ns / 1e9 if info.type == fs.FileType.File else None for info in _infos(places)]
 
 
 def names(place: Place) -> list[str]:
@@ -149,6 +147,22 @@ def writing(place: Place) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def open_output(place: Place) -> Iterator[BinaryIO]:
+    """A file to write from front to back, in parts; it is at the place when the block ends without an error.
+
+    On an object store a block that fails may leave an object that is cut: where that matters, a file that is
+    written afterwards says what is whole.
+    """
+    if is_local(place):
+        with writing(place) as draft, draft.open("wb") as stream:
+            yield stream
+        return
+    system, path = filesystem(place)
+    with _asked(place, lambda: system.open_output_stream(path)) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
 def reading(place: Place) -> Iterator[Path]:
     """A local file with the content of a place: that very file, or a copy for as long as the block runs.
 
@@ -201,6 +215,14 @@ def delete(place: Place) -> None:
 def _info(place: Place) -> fs.FileInfo:
     system, path = filesystem(place)
     return _asked(place, lambda: system.get_file_info(path))
+
+
+def _infos(places: Sequence[Place]) -> list[fs.FileInfo]:
+    """Several files are asked for at a time, where each is a request."""
+    if all(is_local(place) for place in places):
+        return [_info(place) for place in places]
+    with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
+        return list(pool.map(_info, places))
 
 
 def _asked(place: Place, call: Callable[[], T]) -> T:

@@ -6,6 +6,7 @@ Every section is frozen, refuses unknown keys, and checks its own ranges. A run'
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -22,6 +23,16 @@ def _usable_place(text: str) -> str:
 
 #: A path, or the URI of a store that `foundation.stores` knows.
 Place = Annotated[str, Field(min_length=1), AfterValidator(_usable_place)]
+
+
+def _local_place(text: str) -> str:
+    if not stores.is_local(text):
+        raise ValueError(f"{text} is on an object store; expected a path on this machine")
+    return text
+
+
+#: A path on a local or mounted disk.
+LocalPlace = Annotated[Place, AfterValidator(_local_place)]
 
 #: How scenario weights are formed; the arithmetic is in `hinet_model.objective.losses`.
 LossScheme = Literal["proportion", "uniform", "sqrt", "fixed"]
@@ -174,11 +185,21 @@ class CheckpointSettings(Settings):
     """Where the run's state is kept, and how much of it."""
 
     folder: Place = "local/checkpoints"
-    """Folder of all runs' checkpoints; each run has its own below it."""
+    """Path or URI of all runs' checkpoints; each run has a folder of its own below it."""
+    scratch: LocalPlace | None = None
+    """Local folder for what cannot lie on an object store: the workers' logs, what waits for MLflow, a model on its
+    way there. null: `folder` where that is local, else local/runs."""
     every_epochs: int = Field(default=1, ge=1)
     """Epochs between two checkpoints."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints kept, the best one not counted."""
+
+    @property
+    def local_folder(self) -> Path:
+        """Local folder of all runs; absolute, since workers do not start in the driver's folder."""
+        if self.scratch is None and stores.is_local(self.folder):
+            return Path(stores.normalised(self.folder))
+        return Path(stores.normalised(self.scratch or "local/runs"))
 
 
 class MlflowSettings(Settings):

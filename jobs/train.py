@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from feature_eng import delta
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
 from feature_eng.snapshot import SnapshotRef
+from foundation import stores
 from foundation.job import complain, job_parser, run_job, say
 from foundation.session import build_session
 from foundation.settings import UserError, load_settings
@@ -74,15 +74,15 @@ def main() -> int:
             )
         describe(settings, snapshot, state)
         resumed = run_to_resume(given.resume, settings, snapshot)
-        tracker = Tracker(settings.mlflow, Path(settings.checkpoint.folder))
+        tracker = Tracker(settings.mlflow, settings.checkpoint.local_folder)
         run_id = tracker.start_run(resumed)
-        folder = Path(settings.checkpoint.folder).absolute() / run_id
+        local_folder = settings.checkpoint.local_folder / run_id
         job = TrainingJob(
             settings=settings,
             snapshot=snapshot,
             schema=state.model_schema(),
-            checkpoint_folder=str(folder),
-            log_folder=str(folder / "logs"),
+            checkpoint_folder=stores.join(settings.checkpoint.folder, run_id),
+            log_folder=str(local_folder / "logs"),
             resume=resumed is not None,
         )
         try:
@@ -128,8 +128,8 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
     recorder.log_outcome(results)
     recorder.log_figures()
     model_folder = export_model(
-        Path(job.checkpoint_folder),
-        Path(job.checkpoint_folder) / "model",
+        job.checkpoint_folder,
+        settings.checkpoint.local_folder / tracker.run_id / "model",
         state,
         settings,
         golden_rows(spark, snapshot, state, GOLDEN_ROWS_PER_SCENARIO),
@@ -148,16 +148,15 @@ def run_to_resume(asked: str | None, settings: RunSettings, snapshot: SnapshotRe
     """
     if asked is None:
         return None
-    folder = Path(settings.checkpoint.folder)
+    folder = stores.normalised(settings.checkpoint.folder)
     if asked == "latest":
-        found = [(path.stat().st_mtime, path.parent) for path in folder.glob("*/step-*/manifest.json")]
-        runs = [checkpoint_folder.parent for _, checkpoint_folder in sorted(found)]
-        if not runs:
+        run = checkpoint.newest_run(folder)
+        if run is None:
             raise UserError(f"--resume latest: no checkpoint below {folder}")
-        asked = runs[-1].name
-    newest = checkpoint.latest(folder / asked)
+        asked = run
+    newest = checkpoint.latest(stores.join(folder, asked))
     if newest is None:
-        raise UserError(f"--resume {asked}: no whole checkpoint in {folder / asked}")
+        raise UserError(f"--resume {asked}: no whole checkpoint in {stores.join(folder, asked)}")
     checkpoint.check_identity(newest, checkpoint.read_position(newest), run_identity(settings, snapshot))
     return asked
 

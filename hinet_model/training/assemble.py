@@ -100,7 +100,7 @@ def assemble(
     state = RunState(parts, average, run_identity(settings, job.snapshot))
     if job.resume:
         progress.enter("restore")
-        state.restore(Path(job.checkpoint_folder), progress)
+        state.restore(job.checkpoint_folder, progress)
         _tell_resumed(state, world, reporter)
     first_averaged = settings.training.epochs - settings.training.average_epochs
     if average.keep_from(first_averaged):
@@ -162,7 +162,7 @@ def _callbacks(job: TrainingJob, world: World, state: RunState, first_averaged: 
     if training.patience is not None:
         listed.append(Patience(training.patience))
     saved_step = state.global_step if job.resume else -1
-    folder = Path(job.checkpoint_folder)
+    folder = job.checkpoint_folder
     listed += [
         ReportEpoch(),
         SaveCheckpoints(folder, kept.every_epochs, kept.keep, saved_step),

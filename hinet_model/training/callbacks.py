@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from foundation import stores
 from hinet_model.data.batch import Batch
 from hinet_model.training import checkpoint
 from hinet_model.training.position import Best, curve
@@ -145,13 +146,13 @@ class SaveCheckpoints(Callback):
     """Write the run's state, after epochs and where it ends.
 
     Args:
-        folder: Of the run's checkpoints.
+        folder: Place of the run's checkpoints.
         every_epochs: Epochs between two; the best one and the last are written in any case.
         keep: Newest ones that are kept.
         saved_step: Step whose checkpoint there is already; -1 for none.
     """
 
-    def __init__(self, folder: Path, every_epochs: int, keep: int, saved_step: int = -1) -> None:
+    def __init__(self, folder: stores.Place, every_epochs: int, keep: int, saved_step: int = -1) -> None:
         self._folder, self._every, self._keep = folder, every_epochs, keep
         self._saved_step = saved_step
 

@@ -1,9 +1,10 @@
-"""Checkpoints: the state of a run after a step, complete or not there at all.
+"""Checkpoints: the state of a run after a step, complete or not there at all, on a path or on an object store.
 
 A checkpoint is a folder ``step-<global step>`` with ``state.pt`` (all tensors), ``position.json`` (where the next
 step starts, what the run may not change when it goes on, what it has measured) and ``manifest.json`` (size and
 SHA-256 of the others), which is written last: without a manifest that fits, the checkpoint does not exist. Rank 0
-writes; every rank reads, so the folder lies on storage that all workers share, as the training table does.
+writes; every rank reads, so the folder lies on storage that all workers share, as the training table does. Nothing
+is renamed, which object stores cannot do: a checkpoint of that name that was there before loses its manifest first.
 
 Where the embedding table is sharded, ``state.pt`` lacks what goes row by row with it, and ``rows-<rank>-of-<size>.pt``
 has it: each rank writes its own, before the manifest, which vouches for all of them. They are read as whole rows or
@@ -20,15 +21,13 @@ import hashlib
 import io
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 
+from foundation import stores
 from foundation.settings import UserError
 from hinet_model.nn.row_shard import WHOLE, RowShard
 from hinet_model.training.position import Best, Position
@@ -64,36 +63,40 @@ def name_of(global_step: int) -> str:
     return f"step-{global_step:09d}"
 
 
-def write(folder: Path, state: dict[str, Any], position: Position, alive: Alive = _unwatched) -> Path:
+def write(folder: stores.Place, state: dict[str, Any], position: Position, alive: Alive = _unwatched) -> str:
     """Write one checkpoint below ``folder``.
 
     Args:
-        folder: Folder of the run's checkpoints; made if need be.
+        folder: Place of the run's checkpoints.
         state: Tensors and plain values (loaded again with ``weights_only=True``).
         position: Where training goes on.
         alive: Called while it goes on.
 
     Returns:
-        The checkpoint's folder.
+        The checkpoint's place.
     """
     return finish(begin(folder, position.global_step), state, position, {}, alive)
 
 
-def begin(folder: Path, global_step: int) -> Path:
-    """Make the folder in which a checkpoint is written until it is whole."""
-    partial = folder / f".{name_of(global_step)}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
+def begin(folder: stores.Place, global_step: int) -> str:
+    """Place of a checkpoint that is about to be written; it does not exist until `finish`, whatever was there."""
+    begun = stores.join(folder, name_of(global_step))
+    stores.delete(stores.join(begun, _MANIFEST))
+    stores.delete(begun)
+    return begun
 
 
 def write_rows(
-    partial: Path, rows: dict[str, torch.Tensor], shard: RowShard, num_rows: int, alive: Alive = _unwatched
+    begun: stores.Place,
+    rows: dict[str, torch.Tensor],
+    shard: RowShard,
+    num_rows: int,
+    alive: Alive = _unwatched,
 ) -> dict[str, Any]:
     """Write a shard's rows into a checkpoint that has begun.
 
     Args:
-        partial: Returned by `begin`, on another rank perhaps.
+        begun: Returned by `begin`, on another rank perhaps.
         rows: Tensors with one entry per row of the shard, by their path in the state (``model/embedding.weight``).
         shard: Which rows they are.
         num_rows: Rows of the whole table.
@@ -102,45 +105,43 @@ def write_rows(
     Returns:
         What `finish` writes into the manifest.
     """
-    if not partial.is_dir():
-        raise CheckpointError(
-            f"checkpoint {partial}: rank 0 made it, this worker does not see it; expected storage that all share"
-        )
     name = f"rows-{shard.place:05d}-of-{shard.count:05d}.pt"
     content = {"place": shard.place, "count": shard.count, "num_rows": num_rows, "rows": rows}
-    return {name: _save(partial / name, content, alive)}
+    return {name: _save(stores.join(begun, name), content, alive)}
 
 
 def finish(
-    partial: Path,
+    begun: stores.Place,
     state: dict[str, Any],
     position: Position,
     rows: dict[str, Any],
     alive: Alive = _unwatched,
-) -> Path:
-    """Write the rest of a checkpoint that has begun, its manifest last; returns the checkpoint's folder.
+) -> str:
+    """Write the rest of a checkpoint that has begun, its manifest last; returns the checkpoint's place.
 
     Args:
-        partial: Returned by `begin`.
+        begun: Returned by `begin`.
         state: As in `write`, without what is in ``rows``.
         position: Where training goes on.
         rows: What `write_rows` returned on all ranks.
         alive: Called while it goes on.
     """
     files = rows | {
-        _STATE: _save(partial / _STATE, state, alive),
-        _POSITION: _save_text(partial / _POSITION, {"format": FORMAT, **asdict(position)}),
+        _STATE: _save(stores.join(begun, _STATE), state, alive),
+        _POSITION: _save_text(stores.join(begun, _POSITION), {"format": FORMAT, **asdict(position)}),
     }
-    _sync(partial)
-    _save_text(partial / _MANIFEST, files)
-    target = partial.with_name(name_of(position.global_step))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    _sync(target.parent)
-    return target
+    seen = stores.sizes([stores.join(begun, name) for name in files])
+    lacking = [name for name, size in zip(files, seen, strict=True) if size != files[name]["size"]]
+    if lacking:
+        raise CheckpointError(
+            f"checkpoint {begun}: {', '.join(lacking)} was written, but rank 0 does not see it; "
+            "expected storage that all share"
+        )
+    _save_text(stores.join(begun, _MANIFEST), files)
+    return stores.normalised(begun)
 
 
-def read(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Position]:
+def read(checkpoint: stores.Place, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Position]:
     """Read a checkpoint back, the table whole.
 
     Raises:
@@ -162,14 +163,14 @@ def put_rows(state: dict[str, Any], rows: dict[str, torch.Tensor]) -> None:
 
 
 def read_shard(
-    checkpoint: Path, shard: RowShard, device: torch.device | str = "cpu", alive: Alive = _unwatched
+    checkpoint: stores.Place, shard: RowShard, device: torch.device | str = "cpu", alive: Alive = _unwatched
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Position]:
     """Read a checkpoint back, of what was written in shards the rows of one shard alone.
 
     Each byte is read once, and checked as it comes: what belongs to other shards alone is not read.
 
     Args:
-        checkpoint: Its folder.
+        checkpoint: Its place.
         shard: Rows to read, whatever the shards in which they were written.
         device: Where to put the tensors.
         alive: Called while it goes on.
@@ -213,19 +214,25 @@ def _deal(where: str, saved: dict[str, Any], shard: RowShard, dealt: dict[str, t
         dealt[path].index_copy_(0, positions, tensor.index_select(0, taken))
 
 
-def newest_first(folder: Path) -> Iterator[Path]:
+def newest_first(folder: stores.Place) -> Iterator[str]:
     """Checkpoints below ``folder`` that were written to their end; reading them shows whether their bytes are right."""
-    for checkpoint in sorted(folder.glob("step-*"), reverse=True):
+    for checkpoint in _all_of(folder):
         try:
             manifest = _manifest(checkpoint)
         except DamagedError:
             continue
-        sizes = {name: expected["size"] for name, expected in manifest.items()}
-        if all((checkpoint / name).stat().st_size == size for name, size in sizes.items()):
+        found = stores.sizes([stores.join(checkpoint, name) for name in manifest])
+        if found == [expected["size"] for expected in manifest.values()]:
             yield checkpoint
 
 
-def latest(folder: Path) -> Path | None:
+def _all_of(folder: stores.Place) -> list[str]:
+    """Places of all checkpoints below ``folder``, whole or not, the newest first."""
+    names = [name for name in stores.names(folder) if name.startswith("step-")]
+    return [stores.join(folder, name) for name in sorted(names, reverse=True)]
+
+
+def latest(folder: stores.Place) -> str | None:
     """The newest checkpoint below ``folder`` that was written to its end, and whose position can be read."""
     for checkpoint in newest_first(folder):
         with contextlib.suppress(DamagedError):
@@ -234,7 +241,19 @@ def latest(folder: Path) -> Path | None:
     return None
 
 
-def best_or_last(folder: Path) -> Path:
+def newest_run(folder: stores.Place) -> str | None:
+    """Name of the run below ``folder``, the folder of all runs, that has written a checkpoint last."""
+    manifests = [
+        (run, stores.join(checkpoint, _MANIFEST))
+        for run in stores.names(folder)
+        for checkpoint in _all_of(stores.join(folder, run))
+    ]
+    written = zip(stores.times([manifest for _, manifest in manifests]), manifests, strict=True)
+    found = [(time, run) for time, (run, _) in written if time is not None]
+    return max(found)[1] if found else None
+
+
+def best_or_last(folder: stores.Place) -> str:
     """The checkpoint with the best validation, or the newest one where none was validated.
 
     Raises:
@@ -244,29 +263,30 @@ def best_or_last(folder: Path) -> Path:
     if newest is None:
         raise CheckpointError(f"no whole checkpoint in {folder}")
     best = read_position(newest).best
-    return newest if best is None else folder / best.checkpoint
+    return newest if best is None else stores.join(folder, best.checkpoint)
 
 
-def prune(folder: Path, written: Path, keep: int) -> None:
+def prune(folder: stores.Place, written: stores.Place, keep: int) -> None:
     """Remove all but the newest ``keep`` checkpoints up to the one just written, and those that they name as the best.
 
     What lies beyond it is left alone: a damaged checkpoint that a resumed run has yet to come to again.
     """
-    ours = [path for path in sorted(folder.glob("step-*"), reverse=True) if path.name <= written.name]
+    ours = [place for place in _all_of(folder) if stores.name_of(place) <= stores.name_of(written)]
     named = {best.checkpoint for path in ours[:keep] if (best := _best_of(path)) is not None}
     for checkpoint in ours[keep:]:
-        if checkpoint.name not in named:
-            shutil.rmtree(checkpoint)
+        if stores.name_of(checkpoint) not in named:
+            stores.delete(stores.join(checkpoint, _MANIFEST))
+            stores.delete(checkpoint)
 
 
-def _best_of(checkpoint: Path) -> Best | None:
+def _best_of(checkpoint: stores.Place) -> Best | None:
     try:
         return read_position(checkpoint).best
     except CheckpointError:
         return None
 
 
-def read_position(checkpoint: Path) -> Position:
+def read_position(checkpoint: stores.Place) -> Position:
     """Where training goes on after a checkpoint, without reading its state.
 
     Raises:
@@ -283,7 +303,7 @@ def read_position(checkpoint: Path) -> Position:
     return Position(**content, best=None if best is None else Best(**best))
 
 
-def check_identity(checkpoint: Path, position: Position, identity: Mapping[str, str]) -> None:
+def check_identity(checkpoint: stores.Place, position: Position, identity: Mapping[str, str]) -> None:
     """Refuse a checkpoint of a run whose numbers other settings decided.
 
     Raises:
@@ -303,22 +323,26 @@ def check_identity(checkpoint: Path, position: Position, identity: Mapping[str, 
         raise OtherRunError("\n".join([first, *different]))
 
 
-def _manifest(checkpoint: Path) -> dict[str, Any]:
-    file = checkpoint / _MANIFEST
-    if not file.exists():
-        raise DamagedError(f"checkpoint {checkpoint}: no {_MANIFEST}, it was not written to its end")
+def _manifest(checkpoint: stores.Place) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
+        manifest: dict[str, Any] = json.loads(stores.read_text(stores.join(checkpoint, _MANIFEST)))
+    except FileNotFoundError:
+        raise DamagedError(
+            f"checkpoint {checkpoint}: no {_MANIFEST}, it was not written to its end"
+        ) from None
     except ValueError as error:
         raise DamagedError(f"checkpoint {checkpoint}: {_MANIFEST} is damaged: {error}") from error
-    for name in {*manifest, _STATE, _POSITION}:
-        if not (checkpoint / name).exists():
+    names = sorted({*manifest, _STATE, _POSITION})
+    for name, size in zip(
+        names, stores.sizes([stores.join(checkpoint, name) for name in names]), strict=True
+    ):
+        if size is None:
             raise DamagedError(f"checkpoint {checkpoint}: {name} is missing")
     return manifest
 
 
 def _load(
-    checkpoint: Path, manifest: dict[str, Any], name: str, device: torch.device | str, alive: Alive
+    checkpoint: stores.Place, manifest: dict[str, Any], name: str, device: torch.device | str, alive: Alive
 ) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(
         _read(checkpoint, manifest, name, alive), map_location=device, weights_only=True
@@ -326,10 +350,10 @@ def _load(
     return content
 
 
-def _read(checkpoint: Path, manifest: dict[str, Any], name: str, alive: Alive) -> io.BytesIO:
+def _read(checkpoint: stores.Place, manifest: dict[str, Any], name: str, alive: Alive) -> io.BytesIO:
     """A file's content, which is what the manifest says."""
     content, digest = io.BytesIO(), hashlib.sha256()
-    with (checkpoint / name).open("rb") as stream:
+    with stores.open_input(stores.join(checkpoint, name)) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
             content.write(chunk)
@@ -340,22 +364,17 @@ def _read(checkpoint: Path, manifest: dict[str, Any], name: str, alive: Alive) -
     return content
 
 
-def _save(file: Path, content: dict[str, Any], alive: Alive) -> dict[str, Any]:
+def _save(file: str, content: dict[str, Any], alive: Alive) -> dict[str, Any]:
     """Write tensors, to the disk and not only towards it; returns the file's fingerprint."""
-    with file.open("wb") as stream:
+    with stores.open_output(file) as stream:
         watched = _Watched(stream, alive)
         torch.save(content, cast(BinaryIO, watched))
-        stream.flush()
-        os.fsync(stream.fileno())
-    return {"size": file.stat().st_size, "sha256": watched.digest.hexdigest()}
+    return {"size": watched.size, "sha256": watched.digest.hexdigest()}
 
 
-def _save_text(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+def _save_text(file: str, content: dict[str, Any]) -> dict[str, Any]:
     data = json.dumps(content, indent=1).encode()
-    with file.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    stores.write_bytes(file, data)
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -365,6 +384,7 @@ class _Watched:
     def __init__(self, stream: BinaryIO, alive: Alive) -> None:
         self._stream, self._alive = stream, alive
         self.digest = hashlib.sha256()
+        self.size = 0
         self.flush = stream.flush
 
     def write(self, data: bytes | memoryview) -> int:
@@ -373,14 +393,6 @@ class _Watched:
                 piece = view[start : start + _CHUNK_BYTES]
                 self._stream.write(piece)
                 self.digest.update(piece)
+                self.size += len(piece)
                 self._alive()
             return len(view)
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,6 +22,7 @@ class TrainingJob:
         schema: The encoder's `model_schema()`.
         checkpoint_folder: This run's checkpoints, on storage that all workers share.
         log_folder: Where each worker writes its log, on its own host.
+        store_token: What the driver wrote there, for the workers to read back (`control.store_check`).
         resume: Go on from the newest whole checkpoint of the folder.
         report_address: Host and port of the driver's report channel.
         report_key: Its key.
@@ -32,6 +33,7 @@ class TrainingJob:
     schema: Mapping[str, Any]
     checkpoint_folder: str
     log_folder: str
+    store_token: str = ""
     resume: bool = False
     report_address: tuple[str, int] | None = None
     report_key: bytes = field(default=b"", repr=False)

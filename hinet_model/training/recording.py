@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_eng.encoder.state import EncoderState
+from foundation import stores
 from hinet_model.objective.losses import loss_weights
 from hinet_model.objective.metrics import metric_name
 from hinet_model.report import figures
@@ -127,7 +128,7 @@ class RunRecorder:
         )
 
 
-def best_weights(folder: Path) -> tuple[dict[str, Any], int]:
+def best_weights(folder: stores.Place) -> tuple[dict[str, Any], int]:
     """The weights that validated best, and their epoch, 0-based; of the last checkpoint where none was validated."""
     saved, position = checkpoint.read(checkpoint.best_or_last(folder))
     # What was validated is the mean, where there is one.
@@ -136,13 +137,17 @@ def best_weights(folder: Path) -> tuple[dict[str, Any], int]:
 
 
 def export_model(
-    checkpoint_folder: Path, target: Path, state: EncoderState, settings: RunSettings, golden_rows: pa.Table
+    checkpoint_folder: stores.Place,
+    target: Path,
+    state: EncoderState,
+    settings: RunSettings,
+    golden_rows: pa.Table,
 ) -> Path:
     """Make a model folder of a run's best checkpoint.
 
     Args:
-        checkpoint_folder: Folder of the run's checkpoints.
-        target: New folder.
+        checkpoint_folder: Place of the run's checkpoints.
+        target: New folder on this machine.
         state: The encoder that the training table was made with.
         settings: The run's settings.
         golden_rows: Raw rows, a few of every scenario.

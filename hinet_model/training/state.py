@@ -10,12 +10,12 @@ import hashlib
 import logging
 from array import array
 from collections.abc import Mapping, Set
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from foundation import stores
 from hinet_model.models.model import table_name
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
@@ -114,11 +114,11 @@ class RunState:
             self.history,
         )
 
-    def save(self, folder: Path, progress: Progress) -> Path | None:
+    def save(self, folder: stores.Place, progress: Progress) -> str | None:
         """Write a checkpoint below ``folder``; all ranks must call it.
 
         Returns:
-            The checkpoint's folder on rank 0, None on the others.
+            The checkpoint's place on rank 0, None on the others.
         """
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._stateful.items()}
         state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
@@ -134,18 +134,18 @@ class RunState:
         rows = take_rows(state, self._table)
         begun = checkpoint.begin(folder, position.global_step) if first else folder
         with progress.within("agree"):
-            partial = world.broadcast_object(begun, "checkpoint.folder")
+            begun = world.broadcast_object(begun, "checkpoint.folder")
         num_rows = self._embedding.num_embeddings
-        written = checkpoint.write_rows(partial, rows, shard, num_rows, progress.alive)
+        written = checkpoint.write_rows(begun, rows, shard, num_rows, progress.alive)
         # All shards are on storage before the manifest says so.
         with progress.within("agree"):
             manifests = world.gather_objects(written, "checkpoint.rows")
         if not first:
             return None
         everyone = {name: fingerprint for manifest in manifests for name, fingerprint in manifest.items()}
-        return checkpoint.finish(partial, state, position, everyone, progress.alive)
+        return checkpoint.finish(begun, state, position, everyone, progress.alive)
 
-    def restore(self, folder: Path, progress: Progress) -> None:
+    def restore(self, folder: stores.Place, progress: Progress) -> None:
         """Go on from the newest checkpoint below ``folder`` that every rank can read; all ranks must call it.
 
         Raises:
@@ -155,12 +155,12 @@ class RunState:
         faults: list[str] = []
         with progress.within("agree"):
             names = world.broadcast_object(
-                [path.name for path in checkpoint.newest_first(folder)], "checkpoint.names"
+                [stores.name_of(place) for place in checkpoint.newest_first(folder)], "checkpoint.names"
             )
         for name in names:
             fault = ""
             try:
-                self._read(folder / name, progress)
+                self._read(stores.join(folder, name), progress)
             except DamagedError as error:
                 fault = str(error)
             with progress.within("agree"):
@@ -171,7 +171,7 @@ class RunState:
             logger.warning("%s; trying the checkpoint before", found[0])
         raise CheckpointError("\n".join([f"nothing to resume: no whole checkpoint in {folder}", *faults]))
 
-    def _read(self, folder: Path, progress: Progress) -> None:
+    def _read(self, folder: stores.Place, progress: Progress) -> None:
         """Take over a checkpoint: all of it, but of the table this rank's rows alone."""
         shard = self._embedding.shard
         # A whole table may have no room on the device that a shard of it is for.

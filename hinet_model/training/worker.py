@@ -19,6 +19,7 @@ from foundation.redaction import RedactingFormatter
 from foundation.settings import UserError
 from hinet_model.training.assemble import assemble
 from hinet_model.training.callbacks import Callback
+from hinet_model.training.control import store_check
 from hinet_model.training.control.reports import ReportClient, Reporter
 from hinet_model.training.control.watchdog import PhaseLimits, Progress, Watchdog
 from hinet_model.training.dist.world import HorovodWorld, World, WorldError
@@ -61,6 +62,7 @@ def main(job: TrainingJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]
         try:
             # Horovod first: a failure before its start takes half a minute to surface.
             world = HorovodWorld(job.settings.training.device)
+            store_check.answer(job.checkpoint_folder, job.store_token, rank)
             result = train(job, world, reporter, progress, callbacks)
             progress.enter("exchange")
             world.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,16 @@ def test_what_is_written_is_there_whole_and_replaces_what_was(folder: str) -> No
     assert (stores.names(folder), stores.names(stores.join(folder, "deep"))) == (["deep"], ["x.json"])
 
 
+def test_files_know_when_they_were_written(folder: str) -> None:
+    before = time.time()
+    file = stores.join(folder, "x")
+    stores.write_bytes(file, b"1")
+    found, missing = stores.times([file, stores.join(folder, "y")])
+    assert missing is None
+    assert found is not None
+    assert before - 2 < found < time.time() + 2  # object stores count whole seconds
+
+
 def test_what_is_not_there_is_named(folder: str) -> None:
     file = stores.join(folder, "x")
     assert (stores.names(folder), stores.sizes([file]), stores.is_file(file)) == ([], [None], False)
@@ -192,8 +203,8 @@ def test_spark_and_delta_rs_are_told_the_same_store(monkeypatch: pytest.MonkeyPa
         "spark.hadoop.fs.s3a.path.style.access": "true",
         "spark.hadoop.fs.s3a.connection.ssl.enabled": "false",
     }
-    assert access.for_delta_rs("s3a://b/a b%20") == (
-        "s3://b/a%20b%2520",
+    assert access.for_delta_rs("s3a://b/a b") == (
+        "s3://b/a%20b",
         {
             "AWS_ENDPOINT_URL": "http://127.0.0.1:9000",
             "AWS_ALLOW_HTTP": "true",
@@ -203,6 +214,14 @@ def test_spark_and_delta_rs_are_told_the_same_store(monkeypatch: pytest.MonkeyPa
         },
     )
     assert access.environment().keys() == {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
+def test_a_table_whose_log_delta_rs_would_not_find_is_refused_by_name() -> None:
+    with pytest.raises(
+        StoreError, match="s3://b/a%20b: a table's log cannot be read where a name holds a percent sign"
+    ):
+        access.for_delta_rs("s3://b/a%20b")
+    assert access.for_delta_rs("gs://b/100%")[0] == "gs://b/100%25"
 
 
 def test_what_spark_alone_was_told_holds_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

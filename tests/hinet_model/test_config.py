@@ -41,6 +41,12 @@ def test_everything_has_a_default() -> None:
         ("loss.scheme=propotion", "loss.scheme"),
         ("optimiser.betas=[0.9, 1.0]", "optimiser.betas"),
         ("mlflow.registered_model=../x", "mlflow.registered_model: '../x' is not usable as a name"),
+        (
+            "data.warehouse=hdfs://host/x",
+            "data.warehouse: hdfs://host/x: stores of scheme 'hdfs' are not",
+        ),
+        ("checkpoint.folder=s3:/bucket/x", "checkpoint.folder: s3:/bucket/x: lacks its bucket"),
+        ("checkpoint.scratch=s3://bucket/x", "on an object store; expected a path on this machine"),
         ("watchdog.heartbeat_seconds=500", "heartbeat_seconds must be below stall_seconds"),
     ],
 )
@@ -53,3 +59,28 @@ def test_a_wrong_value_is_refused_by_name(override: str, message: str) -> None:
 def test_decay_that_the_table_optimiser_does_not_know_is_refused() -> None:
     with pytest.raises(ConfigError, match="table_weight_decay needs table: adam or adagrad"):
         load_settings(RunSettings, None, ["optimiser.table=dense_adam", "optimiser.table_weight_decay=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "table", "local_folder"),
+    [
+        ([], "local/warehouse/movielens/training", "local/checkpoints"),
+        (
+            ["data.warehouse=s3a://b/wh", "data.table=t/training", "checkpoint.folder=s3://b/c"],
+            None,
+            "local/runs",
+        ),
+        (
+            ["checkpoint.folder=s3://b/c", "checkpoint.scratch=tmp/x"],
+            "local/warehouse/movielens/training",
+            "tmp/x",
+        ),
+    ],
+)
+def test_places_are_where_the_settings_say(
+    overrides: list[str], table: str | None, local_folder: str
+) -> None:
+    settings = load_settings(RunSettings, None, overrides)
+    here = Path.cwd()
+    assert settings.data.location == ("s3://b/wh/t/training" if table is None else str(here / table))
+    assert settings.checkpoint.local_folder == here / local_folder

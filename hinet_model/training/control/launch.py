@@ -17,10 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundation import access
 from foundation.redaction import redact
 from foundation.settings import UserError
 from hinet_model.training import worker
@@ -29,6 +31,7 @@ from hinet_model.training.control.monitor import RunMonitor, TrainingError
 from hinet_model.training.control.report_server import ReportServer
 from hinet_model.training.control.reports import Report
 from hinet_model.training.control.signals import KeptSignals
+from hinet_model.training.control.store_check import token_at
 from hinet_model.training.control.watchdog import PhaseLimits
 from hinet_model.training.job import TrainingJob
 
@@ -68,6 +71,7 @@ def run(
 
     Raises:
         LaunchError: Not enough free task slots, or settings of Spark that break a training run.
+        StoreCheckError: The driver cannot write to the place of checkpoints.
         TrainingError: A worker failed; names rank, cause and log.
         KeyboardInterrupt: The run was interrupted; Horovod has ended the workers.
         SystemExit: It was told to end by SIGTERM.
@@ -76,12 +80,14 @@ def run(
 
     num_workers = job.settings.training.workers
     check_cluster(spark, num_workers)
+    checked = ExitStack()
+    token = checked.enter_context(token_at(job.checkpoint_folder))
     watch = job.settings.watchdog
     delivery = ReportDelivery(on_report)
     monitor = RunMonitor(num_workers, delivery.put, PhaseLimits.of_settings(watch), watch.reconnect_seconds)
     conf = spark.sparkContext.getConf()
     server = ReportServer(conf.get("spark.driver.host", "127.0.0.1") or "127.0.0.1", monitor.receive)
-    job = replace(job, report_address=server.address, report_key=server.key)
+    job = replace(job, report_address=server.address, report_key=server.key, store_token=token)
     output = _Tail(Path(job.log_folder) / "workers.log")
     ended = threading.Event()
     with KeptSignals() as signals:
@@ -120,6 +126,7 @@ def run(
             server.close()
             delivery.close()
             output.close()
+            checked.close()
     for rank, result in enumerate(results):
         if not isinstance(result, dict) or result.get("kind") != "finished":
             raise TrainingError(
@@ -184,6 +191,7 @@ def worker_environment(job: TrainingJob) -> dict[str, str]:
     """Environment of the workers, added to that of Spark's tasks."""
     training = job.settings.training
     env = {
+        **access.environment(),
         # Which tensors Horovod would fuse depends on timing, and with it the order of sums; the exchange has
         # fixed buckets instead.
         "HOROVOD_FUSION_THRESHOLD": "0",

@@ -17,7 +17,8 @@ POSITION = Position(epoch=1, step=3, global_step=7, identity={"model.name": "hin
 
 
 def written(folder: Path, step: int = 7, best: Best | None = None) -> Path:
-    return checkpoint.write(folder, {"w": torch.arange(3.0)}, replace(POSITION, global_step=step, best=best))
+    position = replace(POSITION, global_step=step, best=best)
+    return Path(checkpoint.write(folder, {"w": torch.arange(3.0)}, position))
 
 
 def test_state_and_position_come_back(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_state_and_position_come_back(tmp_path: Path) -> None:
 def test_without_a_manifest_it_does_not_exist(tmp_path: Path) -> None:
     newest, older = written(tmp_path, 8), written(tmp_path, 7)
     (newest / "manifest.json").unlink()
-    assert checkpoint.latest(tmp_path) == older
+    assert checkpoint.latest(tmp_path) == str(older)
     with pytest.raises(CheckpointError, match="not written to its end"):
         checkpoint.read(newest)
 
@@ -54,18 +55,20 @@ def test_a_checkpoint_with_a_damaged_position_or_manifest_is_passed_over(tmp_pat
     (newest / name).write_bytes((newest / name).read_bytes()[:-9])
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         checkpoint.read(newest)
-    assert checkpoint.latest(tmp_path) == older
+    assert checkpoint.latest(tmp_path) == str(older)
 
 
 def test_a_checkpoint_with_a_file_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
     older, newest = written(tmp_path, 7), written(tmp_path, 8)
     (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:-1])
-    assert checkpoint.latest(tmp_path) == older
+    assert checkpoint.latest(tmp_path) == str(older)
 
 
 def test_a_half_written_checkpoint_is_never_found(tmp_path: Path) -> None:
-    (tmp_path / ".step-000000009.partial").mkdir()
-    assert checkpoint.latest(tmp_path) is None
+    older, again = written(tmp_path, 7), written(tmp_path, 9)
+    rows = checkpoint.write_rows(checkpoint.begin(tmp_path, 9), {}, WHOLE, 0)
+    assert list(rows) == [path.name for path in again.iterdir()]
+    assert checkpoint.latest(tmp_path) == str(older)
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,12 @@ def is_stopped(job: TrainingJob) -> dict[str, Any]:
     return broken_worker(job, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 
+def has_a_disk_of_its_own(job: TrainingJob) -> dict[str, Any]:
+    """Rank 1 finds another folder under the path of the checkpoints, as a host does that shares no storage."""
+    own = f"{job.checkpoint_folder}/of-another-host"
+    return worker.main(job if os.environ["HOROVOD_RANK"] == "0" else replace(job, checkpoint_folder=own))
+
+
 def leaves_quietly(job: TrainingJob) -> dict[str, Any]:
     return broken_worker(job, lambda: sys.exit(0))
 
@@ -193,6 +200,15 @@ def test_a_slot_takes_as_many_cores_of_one_executor_as_a_task_does() -> None:
     done = subprocess.run([sys.executable, "-c", _SLOTS], capture_output=True, text=True, timeout=240)
     said = "training.workers is 3, but Spark has 2 task slots of 2 cores"
     assert done.stdout.count(said) == 2, done.stdout + done.stderr[-2000:]
+
+
+def test_a_worker_that_does_not_see_the_driver_s_checkpoints_ends_the_run_before_its_first_step(
+    spark: SparkSession, two_workers: TrainingJob
+) -> None:
+    text = failing(spark, two_workers, has_a_disk_of_its_own)
+    assert text.startswith("rank 1 of 2 raised StoreCheckError: checkpoint.folder: rank 1 on ")
+    assert "what the driver wrote there; expected a path on storage that all hosts share" in text
+    assert not list(Path(two_workers.checkpoint_folder).glob("**/step-*"))
 
 
 def test_a_worker_that_is_killed_ends_the_run_with_its_rank_and_place(

@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from thread_world import in_threads
 
+from foundation import stores
 from hinet_model.config import LossSettings
 from hinet_model.data.batch import Batch
 from hinet_model.training import checkpoint, position
@@ -122,6 +123,29 @@ def test_curves_history_and_train_loss_span_a_resume_in_the_midst_of_an_epoch_to
     assert [x for x, _ in drawn["figures/train_loss.png"][0]] == list(range(1, 3 * STEPS_PER_EPOCH + 1))
 
 
+def test_a_run_whose_checkpoints_are_on_an_object_store_goes_on_to_the_same_weights(
+    small_job: Jobs, object_store: str
+) -> None:
+    straight = small_job(name="straight", epochs=3)
+    run(straight)
+    folder = f"{object_store}/checkpoints"
+    broken = replace(small_job(name="broken", epochs=2), checkpoint_folder=f"{folder}/run")
+    run(broken)
+    rest = replace(small_job(epochs=3, resume=True), checkpoint_folder=f"{folder}/run")
+    run(rest)
+    names = [stores.name_of(place) for place in checkpoint.newest_first(rest.checkpoint_folder)]
+    assert names == [path.name for path in map(Path, checkpoint.newest_first(straight.checkpoint_folder))]
+    assert checkpoint.newest_run(folder) == "run"
+    newest, expected = (
+        checkpoint.latest(rest.checkpoint_folder),
+        checkpoint.latest(straight.checkpoint_folder),
+    )
+    assert newest is not None
+    assert expected is not None
+    weights, ours = checkpoint.read(expected)[0]["model"], checkpoint.read(newest)[0]["model"]
+    assert all(torch.equal(ours[name], tensor) for name, tensor in weights.items())
+
+
 def test_a_crash_right_after_a_checkpoint_leaves_the_best_model_marked(
     small_job: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,9 +155,9 @@ def test_a_crash_right_after_a_checkpoint_leaves_the_best_model_marked(
     step = STEPS_PER_EPOCH * (best + 1)
     finish = checkpoint.finish
 
-    def crash(partial: Path, *others: Any) -> Path:
-        written = finish(partial, *others)
-        if written.name == name_of(step):
+    def crash(begun: str, *others: Any) -> str:
+        written = finish(begun, *others)
+        if Path(written).name == name_of(step):
             raise KeyboardInterrupt
         return written
 
@@ -142,7 +166,7 @@ def test_a_crash_right_after_a_checkpoint_leaves_the_best_model_marked(
     with pytest.raises(KeyboardInterrupt):
         run(broken)
     folder = Path(broken.checkpoint_folder)
-    assert best_or_last(folder) == folder / name_of(step)
+    assert best_or_last(folder) == str(folder / name_of(step))
     weights, epoch = best_weights(folder)
     expected, _ = best_weights(Path(straight.checkpoint_folder))
     assert epoch == best
@@ -229,8 +253,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_each_byte_read_once(
     reads: list[str] = []
     read = checkpoint._read
 
-    def counted(folder: Path, manifest: dict[str, Any], name: str, alive: Callable[[], None]) -> Any:
-        reads.append(f"{folder.name}/{name}")
+    def counted(folder: str, manifest: dict[str, Any], name: str, alive: Callable[[], None]) -> Any:
+        reads.append(f"{Path(folder).name}/{name}")
         return read(folder, manifest, name, alive)
 
     monkeypatch.setattr(checkpoint, "_read", counted)

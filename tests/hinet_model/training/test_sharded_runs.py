@@ -86,9 +86,9 @@ def run_until(job: TrainingJob, world: World, epochs: int) -> dict[str, Any]:
 
 
 def newest(job: TrainingJob) -> Path:
-    found = checkpoint.latest(Path(job.checkpoint_folder))
+    found = checkpoint.latest(job.checkpoint_folder)
     assert found is not None
-    return found
+    return Path(found)
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -168,7 +168,7 @@ def written(tmp_path: Path) -> Path:
         shard = RowShard(place, 3)
         own = {"model/w": shard.of(table).clone(), "total": shard.of(table)[:, 0].clone()}
         rows |= checkpoint.write_rows(partial, own, shard, num_rows=7)
-    return checkpoint.finish(partial, {"model": {"b": torch.ones(1)}}, position, rows)
+    return Path(checkpoint.finish(partial, {"model": {"b": torch.ones(1)}}, position, rows))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
@@ -203,8 +203,11 @@ def test_a_damaged_a_missing_and_a_foreign_shard_are_named(written: Path) -> Non
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected storage that all share"):
-        checkpoint.write_rows(tmp_path / "elsewhere", {}, RowShard(1, 2), 7)
+    rows = checkpoint.write_rows(checkpoint.begin(tmp_path / "elsewhere", 5), {}, RowShard(1, 2), 7)
+    position = checkpoint.Position(epoch=1, step=0, global_step=5, identity={})
+    with pytest.raises(CheckpointError, match=r"rows-00001-of-00002\.pt .* expected storage that all share"):
+        checkpoint.finish(checkpoint.begin(tmp_path, 5), {}, position, rows)
+    assert checkpoint.latest(tmp_path) is None
 
 
 def is_killed_in_the_third_epoch(job: TrainingJob) -> dict[str, Any]:
