@@ -8,6 +8,12 @@ BIN := .venv/bin
 CONFIG ?= conf/train/movielens.yml
 CONTRACT ?= conf/contracts/movielens.yml
 GPU ?=
+# Where tables, checkpoints and artifacts of `make run` go: a path, or the URI of an object store (docs/object_stores.md).
+STORE ?=
+# An experiment keeps the place of its artifacts, so that each store has one of its own.
+STORED := $(if $(STORE),--set data.warehouse=$(STORE)/warehouse --set checkpoint.folder=$(STORE)/checkpoints \
+	--set mlflow.artifact_location=$(STORE)/artifacts \
+	--set mlflow.experiment=$(notdir $(CONFIG:.yml=))-$(subst /,-,$(subst ://,-,$(STORE))))
 # Each starts Spark, and Horovod workers in its turn: more than two want more than 16 GiB. A thread of torch each.
 TEST_PROCESSES ?= 2
 
@@ -24,12 +30,12 @@ setup:  ## virtual environment, Horovod wheel, jars of Delta and S3, compiled ex
 	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "setup: Python 3.11 is missing:  apt-get install python3.11 python3.11-venv python3.11-dev" >&2; exit 2; }
 	@$(SYSTEM_PYTHON) build_tools/setup_environment.py $(if $(GPU),--gpu)
 
-run: setup  ## the whole flow on MovieLens-100K: raw ratings to scores by a promoted model
-	@$(BIN)/python jobs/build_features.py --contract $(CONTRACT)
-	@$(BIN)/python jobs/train.py --config $(CONFIG)
-	@$(BIN)/python jobs/evaluate.py --config $(CONFIG)
-	@$(BIN)/python jobs/promote.py --config $(CONFIG)
-	@$(BIN)/python jobs/score.py --config $(CONFIG)
+run: setup  ## the whole flow on MovieLens-100K: raw ratings to scores by a promoted model (STORE=s3://... for another place)
+	@$(BIN)/python jobs/build_features.py --contract $(CONTRACT) $(if $(STORE),--warehouse $(STORE)/warehouse)
+	@$(BIN)/python jobs/train.py --config $(CONFIG) $(STORED)
+	@$(BIN)/python jobs/evaluate.py --config $(CONFIG) $(STORED)
+	@$(BIN)/python jobs/promote.py --config $(CONFIG) $(STORED)
+	@$(BIN)/python jobs/score.py --config $(CONFIG) $(STORED)
 
 test: setup  ## every test (HINET_ML1M=<folder> adds those on MovieLens-1M)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -48,7 +48,7 @@ def run(protocol: str, seed: int, source: str, overrides: list[str]) -> dict[str
         seconds["build_features"] = job("build_features", "--contract", CONTRACT, *where, *sets)
     model = f"hinet-{table}-{seed}"
     settings = [
-        f"data.table={warehouse / table / 'training'}",
+        f"data.table={table}/training",
         f"training.seed={seed}",
         f"mlflow.tracking_uri={TRACKING}",
         f"mlflow.registered_model={model}",
