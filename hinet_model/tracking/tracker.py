@@ -101,6 +101,14 @@ class Tracker:
             raise registry.RegistryError(
                 f"mlflow.experiment: '{name}' is deleted; restore it or take another name"
             )
+        if location is not None and found.artifact_location.rstrip("/") != location.rstrip("/"):
+            logger.warning(
+                "experiment '%s' keeps its artifacts at %s, as it was made; mlflow.artifact_location %s would take "
+                "another mlflow.experiment",
+                name,
+                redact(found.artifact_location),
+                redact(location),
+            )
         return str(found.experiment_id)
 
     def start_run(self, run_id: str | None = None) -> str:

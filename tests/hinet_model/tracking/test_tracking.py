@@ -337,3 +337,13 @@ def test_the_git_state_names_commit_and_changes(tmp_path: Path) -> None:
     assert (len(commit), dirty) == (40, "false")
     (tmp_path / "code.py").write_text("2")
     assert git_state(tmp_path) == (commit, "true")
+
+
+def test_an_experiment_whose_artifacts_are_elsewhere_says_so(
+    settings: MlflowSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("one", "two"):
+        Tracker(settings, tmp_path / folder)
+    assert "keeps its artifacts" not in caplog.text
+    Tracker(settings.model_copy(update={"artifact_location": f"{tmp_path}/other"}), tmp_path / "three")
+    assert f"keeps its artifacts at file://{tmp_path}/artifacts" in caplog.text
