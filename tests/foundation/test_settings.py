@@ -117,6 +117,15 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         read_yaml(path)
 
 
+def test_a_mapping_may_take_over_another_ones_keys(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yml"
+    path.write_text("one: &one {a: 1, b: 2}\ntwo: {<<: *one, b: 3}\n")
+    assert read_yaml(path)["two"] == {"a": 1, "b": 3}
+    path.write_text("one: &one {a: 1}\ntwo: {<<: *one, b: 3, b: 4}\n")
+    with pytest.raises(ConfigError, match="'b' stands twice"):
+        read_yaml(path)
+
+
 @pytest.mark.parametrize("content", ["- a list", "{not: [closed", "just text"])
 def test_a_file_that_is_no_mapping_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.yml"
