@@ -22,7 +22,7 @@ from hinet_model.nn.normalisation import ScenarioNorm
 _LOSS, _STOP, _ROWS, _CELLS = 0, 1, 2, 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepMeasures:
     """What one step measured over the whole global batch.
 
@@ -80,9 +80,12 @@ class StepStatistics:
         The sums are a copy: a view would keep the moments of every step in memory for as long as its numbers.
         """
         sums = vector[: self.num_summed].clone()
-        if loss is not None:
+        summed_loss, stop_wishes = sums[: _STOP + 1].tolist()
+        if loss is None:
+            loss = summed_loss
+        else:
             sums[_LOSS] = loss
-        return StepMeasures(float(sums[_LOSS]), bool(sums[_STOP] > 0), sums)
+        return StepMeasures(loss, stop_wishes > 0, sums)
 
     def loss_of(self, vector: Tensor) -> float:
         """The summed loss."""
