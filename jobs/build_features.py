@@ -28,6 +28,7 @@ from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SOURCES, Snaps
 from feature_eng.sources.faults import as_user_errors
 from feature_eng.sources.lineage import versions_of
 from feature_eng.sources.raw import read_raw
+from feature_eng.sources.tables import places_of
 from feature_eng.split import with_split
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table
@@ -81,8 +82,7 @@ def main() -> None:
     given = arguments().parse_args()
     contract = load_contract(given.contract, given.overrides)
     started = time.monotonic()
-    sources = [table.path for table in contract.source.tables.values()]
-    places = [given.warehouse, *([given.source] if given.source else sources)]
+    places = [given.warehouse, *places_of(contract.source, given.source)]
     spark = delta.build_session("build_features", places=places)
     try:
         build(spark, contract, given.source, given.warehouse, given.rows_per_group, given.seed)

@@ -130,12 +130,21 @@ def _refuse_other_types(where: str, table: Table, parts: list[DataFrame]) -> Non
         raise ContractError(faults)
 
 
+def places_of(source: Source, folder: str | None) -> list[str]:
+    """Where the files of a source lie on stores that `foundation.session` must see to, as Spark spells them."""
+    found = [_placed(path, folder) for table in source.tables.values() for path in table.paths]
+    return [path for path in found if _is_known(path)]
+
+
 def _placed(path: str, folder: str | None) -> str:
     if folder is not None and not places.has_scheme(path) and not PurePath(path).is_absolute():
         path = f"{folder.rstrip('/')}/{path}"
-    known = places.has_scheme(path) and path.partition(":")[0].lower() in places.SCHEMES
-    # Of other stores Spark itself may know.
-    return places.for_spark(path) if known else path
+    return places.for_spark(path) if _is_known(path) else path
+
+
+def _is_known(path: str) -> bool:
+    """Whether it is on a store that we know; of others Spark itself may."""
+    return places.has_scheme(path) and path.partition(":")[0].lower() in places.SCHEMES
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from pyspark.sql import SparkSession
 from row_counts import row_counts
 from small_logs import small_contract
 
-from feature_eng.contract import ContractError, to_contract
+from feature_eng.contract import ContractError, Source, to_contract
 from feature_eng.events import to_events
 from feature_eng.examples import to_examples
 from feature_eng.sources.faults import as_user_errors
 from feature_eng.sources.lineage import versions_of
 from feature_eng.sources.raw import read_raw
+from feature_eng.sources.tables import places_of
 
 pytestmark = pytest.mark.spark
 
@@ -360,3 +361,19 @@ def test_what_needs_a_user_or_an_item_says_so() -> None:
         "columns.item: is missing; needed by features.recent (history)",
         "columns.item: is missing; needed by features.popular (count)",
     ]
+
+
+def test_the_session_is_told_of_the_stores_that_it_must_see_to() -> None:
+    source = Source.model_validate(
+        {
+            "reader": "tables",
+            "tables": {
+                "views": {"path": ["views/*.csv", "s3://logs/views"], "format": "csv"},
+                "orders": {"path": "hdfs://host/orders", "format": "parquet"},
+                "users": {"table": "main.people.users"},
+            },
+        }
+    )
+    assert places_of(source, "s3a://logs/today/") == ["s3a://logs/today/views/*.csv", "s3a://logs/views"]
+    assert places_of(source, None) == ["s3a://logs/views"]
+    assert places_of(source, "/data") == ["s3a://logs/views"]
