@@ -21,6 +21,7 @@ from feature_eng.contract.features import (
 from feature_eng.contract.loading import load_contract, to_contract
 from feature_eng.contract.names import quoted, stored_name
 from feature_eng.contract.schema import Contract
+from feature_eng.contract.six_scenarios import SixScenarios
 from feature_eng.contract.source import Csv, FileColumn, Join, Source, Table
 from feature_eng.contract.split import SPLITS, Split
 from feature_eng.contract.tasks import Task
@@ -46,6 +47,7 @@ __all__ = [
     "Raw",
     "Scenario",
     "ScenarioValues",
+    "SixScenarios",
     "Source",
     "Split",
     "Table",

@@ -10,6 +10,7 @@ from typing import Any
 from feature_eng.contract.columns import Columns, Scenario, ScenarioValues
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History, Rate
 from feature_eng.contract.names import alike, stored_name
+from feature_eng.contract.six_scenarios import SixScenarios
 from feature_eng.contract.source import Source
 from feature_eng.contract.split import Split
 from foundation.settings import ConfigError, suggestion
@@ -146,11 +147,15 @@ def _table_faults(parts: Mapping[str, Any]) -> Iterator[str]:
     source: Source | None = parts.get("source")
     if source is None:
         return
-    tables = list(source.tables)
+    tables = list(source.table_names)
     if source.reader == "tables" and not tables:
         yield "source.tables: is missing; expected the tables to read"
-    if source.reader == "movielens" and tables:
+    if source.reader == "movielens" and source.tables:
         yield "source.tables: the reader 'movielens' knows its own files; expected no tables"
+    if source.reader == "six_scenarios":
+        yield from _made_log_faults(source, parts.get("scenario"))
+    elif source.six_scenarios is not None:
+        yield f"source.six_scenarios: the reader {source.reader!r} makes no log; expected reader: six_scenarios"
     if source.reader == "tables" and source.main is not None and source.main not in tables:
         yield f"source.main: no table is called {source.main!r}{suggestion(source.main, tables)}"
     yield from _join_faults(source, parts.get("columns"))
@@ -166,7 +171,7 @@ def _table_faults(parts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _join_faults(source: Source, columns: Columns | None) -> Iterator[str]:
-    tables = list(source.tables)
+    tables = list(source.table_names)
     for place, join in enumerate(source.join):
         where = f"source.join.{place}"
         if join.table not in tables:
@@ -178,6 +183,25 @@ def _join_faults(source: Source, columns: Columns | None) -> Iterator[str]:
             yield f"{where}.table: {join.table!r} is joined twice; list its file under a second name"
         if join.as_of is not None and columns is not None and columns.time is None:
             yield f"columns.time: is missing; needed by {where}.as_of"
+
+
+def _made_log_faults(source: Source, scenario: Scenario | None) -> Iterator[str]:
+    if source.tables:
+        yield "source.tables: the reader 'six_scenarios' makes its tables; expected none"
+    if source.main_table != "impressions":
+        yield f"source.main: the made log's impressions are in 'impressions', not in {source.main_table!r}"
+    made = (source.six_scenarios or SixScenarios()).scenarios
+    if scenario is not None and scenario.column == "scenario_id":
+        missing = [
+            str(number)
+            for number in range(1, made + 1)
+            if not any(values.matches(number) for values in scenario.values.values())
+        ]
+        if missing:
+            yield (
+                f"scenario.values: of the {made} scenarios that source.six_scenarios makes, "
+                f"{', '.join(missing)} are in none"
+            )
 
 
 def time_reasons(parts: Mapping[str, Any]) -> Iterator[str]:

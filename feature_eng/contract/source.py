@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from feature_eng.contract.columns import Time
 from feature_eng.contract.section import Section
+from feature_eng.contract.six_scenarios import TABLES as MADE_TABLES
+from feature_eng.contract.six_scenarios import SixScenarios
 
 ColumnType = Literal["integer", "number", "string"]
 
@@ -179,16 +181,18 @@ class Source(Section):
     """Which reader gives the raw tables, and which of them holds the impressions.
 
     Args:
-        reader: ``movielens`` knows its files; ``tables`` reads what ``tables`` lists.
+        reader: ``movielens`` knows its files; ``tables`` reads what ``tables`` lists; ``six_scenarios`` makes a log.
         tables: Name -> table, for the reader ``tables``.
+        six_scenarios: What the reader ``six_scenarios`` makes; all defaults when left out.
         main: Name of the impression table; the first listed when left out.
         join: Side tables whose columns the impressions get.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"join"})
+    later: ClassVar[frozenset[str]] = frozenset({"join", "six_scenarios"})
 
-    reader: Literal["movielens", "tables"] = "tables"
+    reader: Literal["movielens", "tables", "six_scenarios"] = "tables"
     tables: dict[str, Table] = Field(default_factory=dict)
+    six_scenarios: SixScenarios | None = None
     main: str | None = None
     join: tuple[Join, ...] = ()
 
@@ -196,3 +200,8 @@ class Source(Section):
     def main_table(self) -> str:
         """Name of the table whose rows are the impressions."""
         return self.main or next(iter(self.tables), "impressions")
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """Tables from which labels can come, as far as the contract alone tells."""
+        return MADE_TABLES if self.reader == "six_scenarios" else tuple(self.tables)

@@ -1,0 +1,1 @@
+"""A made log of restaurant recommendations, with the truth beside it (docs/six_scenarios.md)."""
