@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from py4j.java_gateway import is_instance_of
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
@@ -98,53 +98,30 @@ def read(spark: SparkSession, path: stores.Place, version: int | None = None) ->
     return spark.read.format("delta").option("versionAsOf", found).load(places.for_spark(path))
 
 
-def read_source(
-    spark: SparkSession, address: str, version: int | None = None, timestamp: str | None = None
-) -> DataFrame:
-    """Rows of one version of a table of the user's, with whatever features Spark reads.
+def source_version(spark: SparkSession, table: str, timestamp: str | None = None) -> int | None:
+    """The version of a table of the user's, with whatever features Spark reads; None if it is no Delta table.
 
     Args:
         spark: The session.
-        address: Place of the table, as Spark has it.
-        version: Version to read.
-        timestamp: Reads what was the newest version at this time; the newest of all where neither is given.
+        table: As SQL has it: a quoted name, or ``delta.`<place>```.
+        timestamp: The version that was the newest at this time; the newest of all when left out.
+
+    Raises:
+        SnapshotError: There was no version yet at that time.
     """
-    chosen = {"versionAsOf": version, "timestampAsOf": timestamp}
-    given = {name: str(value) for name, value in chosen.items() if value is not None}
-    frame = spark.read.format("delta").options(**given).load(address)
-    if given:
-        return frame
-    # Read more than once, the table must not change in between.
-    return spark.read.format("delta").option("versionAsOf", str(version_read(frame))).load(address)
-
-
-def version_read(frame: DataFrame) -> int | None:
-    """The version that a frame reads of one Delta table; None when it reads something else."""
-    locations = file_locations(frame)
-    if len(locations) != 1 or not is_delta(locations[0]):
-        return None
-    return int(locations[0].getSnapshot().version())
-
-
-def file_locations(frame: DataFrame) -> list[Any]:
-    """Where a frame's rows are read from, one of Spark's file indexes for each table or set of files."""
-    gateway: Any = frame.sparkSession.sparkContext._gateway
-    sources = "org.apache.spark.sql.execution.datasources"
-    leaves: Any = frame._jdf.queryExecution().analyzed().collectLeaves()
-    nodes = (leaves.apply(place) for place in range(leaves.size()))
-    relations = [
-        node.relation() for node in nodes if is_instance_of(gateway, node, f"{sources}.LogicalRelation")
-    ]
-    return [
-        relation.location()
-        for relation in relations
-        if is_instance_of(gateway, relation, f"{sources}.HadoopFsRelation")
-    ]
-
-
-def is_delta(location: Any) -> bool:
-    """Whether one of Spark's file indexes is of a Delta table."""
-    return "Tahoe" in location.getClass().getName()
+    try:
+        history = spark.sql(f"DESCRIBE HISTORY {table}")
+    except AnalysisException as error:
+        # Of a table that is not there Spark says so, when it is read.
+        if (error.getCondition() or "").startswith("DELTA_"):
+            return None
+        raise
+    if timestamp is not None:
+        history = history.where(F.col("timestamp") <= F.lit(timestamp).cast("timestamp"))
+    newest = history.agg(F.max("version").alias("version")).first()
+    if newest is None or newest["version"] is None:
+        raise SnapshotError(f"{table}: had no version yet at {timestamp}")
+    return int(newest["version"])
 
 
 def write(

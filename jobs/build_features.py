@@ -26,9 +26,9 @@ from feature_eng.events.joining import check_matches, match_counts
 from feature_eng.examples import to_examples
 from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SOURCES, SnapshotRef
 from feature_eng.sources.faults import as_user_errors
-from feature_eng.sources.lineage import versions_of
+from feature_eng.sources.lineage import described
 from feature_eng.sources.raw import read_raw
-from feature_eng.sources.tables import places_of
+from feature_eng.sources.tables import pinned, places_of
 from feature_eng.split import with_split
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table
@@ -139,7 +139,8 @@ def write_events(
     """Raw rows to the tables of events and rejects, every row into one of them; which versions were read."""
     main_table = contract.source.main_table
     with as_user_errors("the raw tables cannot be read"):
-        raw = read_raw(spark, contract, source)
+        pins = pinned(spark, contract.source, source)
+        raw = read_raw(spark, contract, source, pins)
         events = to_events(raw, contract)
         rows_of = {
             main_table: stores.join(root, "events"),
@@ -177,7 +178,7 @@ def write_events(
             [(name, found, rows - found) for name, (found, rows) in matched.items()],
         )
         check_matches(matched, raw, contract)
-    return versions_of(raw)
+    return described(raw, contract.source, pins)
 
 
 def write_examples(spark: SparkSession, contract: Contract, root: str) -> tuple[DataFrame, int]:

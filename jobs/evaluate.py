@@ -112,9 +112,8 @@ def judged(
         mlflow_model = registry.fetch(client, version, Path(cache))
         publishing.check_pyfunc(mlflow_model)
         scorer = Scorer.load(registry.model_folder(mlflow_model))
-        lacking = sorted(
-            {*scorer.raw_schema.names, *(f"label__{task}" for task in scorer.task_names)} - set(rows.columns)
-        )
+        labels = {f"label__{task}" for task in scorer.task_names}
+        lacking = sorted({*scorer.missing_columns(rows.columns), *(labels - set(rows.columns))})
         if lacking:
             raise UserError(
                 f"{version.uri}: cannot be judged on these rows, which lack {', '.join(lacking)}; "

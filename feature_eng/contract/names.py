@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_STORED_AS_CODE = re.compile(r"[ ,;{}()\n\t=.`%\x00-\x1f\"\\/:*?<>|]")
+# What Delta refuses; dots and backticks, which Spark reads as its own; and what codes begin with.
+_STORED_AS_CODE = re.compile(r"[ ,;{}()=.`%\x00-\x1f]")
 
 
 def stored_name(name: str) -> str:

@@ -122,9 +122,14 @@ class Table(Section):
         return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """What is read: the table of the catalog, or each path."""
+        return (self.table,) if self.table is not None else self.paths
+
+    @property
     def address(self) -> str:
         """Where the table is, for messages."""
-        return self.table or ", ".join(self.paths)
+        return ", ".join(self.addresses)
 
     @model_validator(mode="after")
     def _options_fit(self) -> Table:

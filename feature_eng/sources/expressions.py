@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from pyspark.errors import ParseException, PySparkException
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from feature_eng.contract import ContractError, quoted
 from feature_eng.sources.faults import reason_of
 
-# Plans with these make other rows than they were given.
-_OTHER_ROWS = re.compile(r"^[\s:+-]*(Generate|Aggregate|Join|Expand)\b", re.MULTILINE)
+_MADE = "made__"
 
 
 def filtered(frame: DataFrame, condition: str, where: str) -> DataFrame:
@@ -23,10 +21,10 @@ def filtered(frame: DataFrame, condition: str, where: str) -> DataFrame:
         ContractError: It is no condition over the table's columns.
     """
     try:
-        kept = frame.where(F.expr(condition))
+        fault = _check(frame, F.expr(condition))
+        kept = frame if fault else frame.where(F.expr(condition))
     except PySparkException as error:
         raise ContractError([f"{where}: {_explained(condition, frame, error)}"]) from None
-    fault = _fault(frame, kept)
     if fault:
         raise ContractError([f"{where}: {condition!r} {fault}"])
     return kept
@@ -41,7 +39,7 @@ def selected(frame: DataFrame, expressions: Mapping[str, str], where: str) -> Da
     faults = []
     for name, expression in expressions.items():
         try:
-            fault = _fault(frame, frame.select("*", F.expr(expression).alias(name)))
+            fault = _check(frame, F.expr(expression))
             if fault:
                 faults.append(f"{where}.{name}: {expression!r} {fault}")
         except PySparkException as error:
@@ -52,13 +50,25 @@ def selected(frame: DataFrame, expressions: Mapping[str, str], where: str) -> Da
     return frame.select(*kept, *(F.expr(given).alias(name) for name, given in expressions.items()))
 
 
-def _fault(before: DataFrame, after: DataFrame) -> str | None:
-    """Why a plan's rows would not be the table's own, the same ones at each reading."""
-    plans = [frame._jdf.queryExecution().analyzed() for frame in (before, after)]
-    if not plans[1].deterministic():
-        return "gives other values at each reading; expected an expression of the row alone"
-    made = [len(_OTHER_ROWS.findall(plan.treeString())) for plan in plans]
-    return "makes more or fewer rows; expected one value for each row" if made[1] != made[0] else None
+def _check(frame: DataFrame, expression: Column) -> str | None:
+    """Why an expression would not give one value for each row, the same one at each reading.
+
+    Spark itself is asked, by plans in which it refuses what is not wanted here.
+    """
+    try:
+        # Beside all columns an aggregate lacks its groups; inside another function nothing makes rows.
+        frame.select("*", F.coalesce(expression).alias(_MADE))
+    except PySparkException as error:
+        condition = error.getCondition() or ""
+        if condition.startswith(("UNSUPPORTED_GENERATOR", "MISSING_GROUP_BY", "INVALID_WHERE_CONDITION")):
+            return "makes more or fewer rows; expected one value for each row"
+        raise
+    try:
+        frame.join(frame.sparkSession.range(1).toDF(_MADE), on=expression.isNotNull(), how="inner")
+    except PySparkException as error:
+        if error.getCondition() == "INVALID_NON_DETERMINISTIC_EXPRESSIONS":
+            return "gives other values at each reading; expected an expression of the row alone"
+    return None
 
 
 def _explained(expression: str, frame: DataFrame, error: PySparkException) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import unquote
 
+import pyarrow.parquet as pq
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from feature_eng.contract import ContractError, Csv, FileColumn, Table, quoted
+from foundation import stores
 
 CORRUPT_COLUMN = "_corrupt_record"
 _PACKED = re.compile(r"\.(zip|7z|rar|tar|tgz|tar\.\w+|xz)$", re.IGNORECASE)
@@ -102,42 +103,33 @@ def _parquet(spark: SparkSession, path: str) -> DataFrame:
             raise
         illegal = str((error.getMessageParameters() or {}).get("parquetType"))
         raise ContractError([f"{path}: a column is of type {illegal}, which Spark does not read"]) from None
-    kinds = _logical_types(spark, frame.inputFiles()[0])
+    kinds = _logical_types(frame.inputFiles()[0])
     return frame.select(*(_time_of(name, kinds.get(name, "")) for name in frame.columns))
 
 
 def _time_of(name: str, kind: str) -> Column:
-    if not kind.startswith("TIMESTAMP(NANOS"):
+    if not (kind.startswith("Timestamp(") and "timeUnit=nanoseconds" in kind):
         return F.col(quoted(name))
     micros = f"{quoted(name)} DIV 1000"
-    if kind.endswith("true)"):
+    if "isAdjustedToUTC=true" in kind:
         return F.expr(f"timestamp_micros({micros})").alias(name)
     return F.expr(f"timestampadd(MICROSECOND, {micros}, TIMESTAMP_NTZ'1970-01-01 00:00:00')").alias(name)
 
 
-def _logical_types(spark: SparkSession, file: str) -> dict[str, str]:
-    """Column of a Parquet file -> what its numbers mean, as the file's footer says."""
-    java: Any = spark._jvm
-    parquet = java.org.apache.parquet.hadoop
-    conf = spark._jsparkSession.sessionState().newHadoopConf()
-    place = java.org.apache.hadoop.fs.Path(java.java.net.URI(file))
-    reader = parquet.ParquetFileReader.open(parquet.util.HadoopInputFile.fromPath(place, conf))
-    try:
-        schema = reader.getFooter().getFileMetaData().getSchema()
-        fields = [schema.getType(place) for place in range(schema.getFieldCount())]
-        return {field.getName(): str(field.getLogicalTypeAnnotation()) for field in fields}
-    finally:
-        reader.close()
+def _logical_types(file: str) -> dict[str, str]:
+    """Column of a Parquet file -> what its values mean, as the file's footer says."""
+    with stores.open_input(unquote(file)) as opened:
+        schema = pq.ParquetFile(opened).schema
+        columns = [schema.column(place) for place in range(len(schema))]
+        return {column.path: str(column.logical_type) for column in columns}
 
 
 def _with_file_column(frame: DataFrame, where: str, made: FileColumn) -> DataFrame:
     """Add the column made of each file's name, which every file must have."""
     if made.name in frame.columns:
         raise ContractError([f"{where}.file_column: the files have a column {made.name!r} of their own"])
-    spark = frame.sparkSession
-    pattern: Any = spark._jvm.java.util.regex.Pattern.compile(made.pattern)
     names = sorted({unquote(file.rsplit("/", 1)[-1]) for file in frame.inputFiles()})
-    other = [name for name in names if not pattern.matcher(name).find()]
+    other = [name for name in names if not re.search(made.pattern, name)]
     if other:
         raise ContractError(
             [f"{where}.file_column: pattern {made.pattern!r} is not found in the file name {other[0]!r}"]

@@ -14,16 +14,40 @@ from pyspark.sql.types import NumericType
 
 from feature_eng import delta
 from feature_eng.contract import ContractError, Source, Table, quoted
+from feature_eng.snapshot import SnapshotError
 from feature_eng.sources import files
 from feature_eng.sources.expressions import filtered, selected
 from feature_eng.sources.faults import reason_of
+from feature_eng.sources.lineage import Pins
 from foundation import places
 from foundation.settings import suggestion
 
 CORRUPT_COLUMN = files.CORRUPT_COLUMN
 
 
-def read_tables(spark: SparkSession, source: Source, folder: str | None = None) -> dict[str, DataFrame]:
+def pinned(spark: SparkSession, source: Source, folder: str | None = None) -> Pins:
+    """The versions to read: those that the contract names, else the newest there are now.
+
+    A build reads its tables more than once; what it reads must not change in between.
+
+    Raises:
+        ContractError: Tables that are not there, all of them.
+    """
+    pins: dict[str, tuple[int | None, ...]] = {}
+    faults: list[str] = []
+    for name, table in source.tables.items():
+        try:
+            pins[name] = tuple(_pinned(spark, table, address, folder) for address in table.addresses)
+        except (PySparkException, SnapshotError) as error:
+            faults.append(f"{_where(name, table)}: {table.address} cannot be read ({reason_of(error)})")
+    if faults:
+        raise ContractError(faults)
+    return pins
+
+
+def read_tables(
+    spark: SparkSession, source: Source, folder: str | None = None, pins: Pins | None = None
+) -> dict[str, DataFrame]:
     """Read the listed tables; a record that cannot be read is kept in ``_corrupt_record``.
 
     CSV columns are read as text: a guessed type would turn the zip code ``01234`` into 1234.
@@ -32,15 +56,18 @@ def read_tables(spark: SparkSession, source: Source, folder: str | None = None) 
         spark: Session to read with.
         source: Tables to read.
         folder: What relative paths are relative to; the current directory when ``None``.
+        pins: Versions to read, as :func:`pinned` gives them; found when left out.
 
     Raises:
         ContractError: Tables that cannot be read, and expressions that do not fit them, all of them.
     """
+    pins = pinned(spark, source, folder) if pins is None else pins
     tables: dict[str, DataFrame] = {}
     faults: list[str] = []
     for name, table in source.tables.items():
         try:
-            tables[name] = _shaped(f"source.tables.{name}", table, _read(spark, name, table, folder))
+            frame = _read(spark, name, table, folder, pins[name])
+            tables[name] = _shaped(f"source.tables.{name}", table, frame)
         except ContractError as error:
             faults += error.faults
     if faults:
@@ -48,46 +75,51 @@ def read_tables(spark: SparkSession, source: Source, folder: str | None = None) 
     return tables
 
 
-def _read(spark: SparkSession, name: str, table: Table, folder: str | None) -> DataFrame:
-    where = f"source.tables.{name}"
-    if table.table is not None:
-        return _from_catalog(spark, f"{where}.table", table)
-    parts = []
-    for path in table.paths:
+def _where(name: str, table: Table) -> str:
+    return f"source.tables.{name}.{'path' if table.table is None else 'table'}"
+
+
+def _pinned(spark: SparkSession, table: Table, address: str, folder: str | None) -> int | None:
+    if table.table is None and table.format != "delta":
+        return None
+    if table.version is not None:
+        return table.version
+    named = _catalog_name(address) if table.table else f"delta.{quoted(_placed(address, folder))}"
+    return delta.source_version(spark, named, table.timestamp)
+
+
+def _read(
+    spark: SparkSession, name: str, table: Table, folder: str | None, versions: tuple[int | None, ...]
+) -> DataFrame:
+    where, parts = f"source.tables.{name}", []
+    for address, version in zip(table.addresses, versions, strict=True):
         try:
-            with _partition_values_as_text(spark):
-                parts.append(_from_path(spark, where, table, _placed(path, folder)))
+            parts.append(_from(spark, where, table, address, folder, version))
         except PySparkException as error:
-            raise ContractError([f"{where}.path: {path} cannot be read ({reason_of(error)})"]) from None
+            fault = f"{_where(name, table)}: {address} cannot be read ({reason_of(error)})"
+            raise ContractError([fault]) from None
     if len(parts) > 1:
         _refuse_other_types(where, table, parts)
     return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
 
 
-def _from_path(spark: SparkSession, where: str, table: Table, path: str) -> DataFrame:
+def _from(
+    spark: SparkSession, where: str, table: Table, address: str, folder: str | None, version: int | None
+) -> DataFrame:
+    if table.table is not None:
+        name = _catalog_name(address)
+        if version is None:
+            return spark.read.table(name)
+        return spark.sql(f"SELECT * FROM {name} VERSION AS OF {version}")
+    path = _placed(address, folder)
     if table.format == "delta":
-        return delta.read_source(spark, path, table.version, table.timestamp)
-    return files.read(spark, where, table, path)
+        return spark.read.format("delta").option("versionAsOf", str(version)).load(path)
+    with _partition_values_as_text(spark):
+        return files.read(spark, where, table, path)
 
 
-def _from_catalog(spark: SparkSession, where: str, table: Table) -> DataFrame:
-    assert table.table is not None, "asked for by the caller"
-    name = ".".join(quoted(part.strip("`")) for part in table.table.split("."))
-    try:
-        if table.version is not None:
-            return spark.sql(f"SELECT * FROM {name} VERSION AS OF {table.version}")
-        if table.timestamp is not None:
-            return spark.sql(f"SELECT * FROM {name} TIMESTAMP AS OF {_literal(table.timestamp)}")
-        frame = spark.read.table(name)
-        version = delta.version_read(frame)
-        # Read more than once, a table must not change in between.
-        return frame if version is None else spark.sql(f"SELECT * FROM {name} VERSION AS OF {version}")
-    except PySparkException as error:
-        raise ContractError([f"{where}: {table.table} cannot be read ({reason_of(error)})"]) from None
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def _catalog_name(table: str) -> str:
+    return ".".join(quoted(part.strip("`")) for part in table.split("."))
 
 
 def _shaped(where: str, table: Table, frame: DataFrame) -> DataFrame:

@@ -152,9 +152,13 @@ class Scorer:
         """Name of each encoded row's scenario."""
         return [self.scenario_names[index] for index in encoded["scenario_index"]]
 
+    def missing_columns(self, names: Sequence[str]) -> list[str]:
+        """Raw columns that a table of these columns lacks and may not lack."""
+        return arrow.missing_columns(names, self.state)
+
     def encode(self, rows: pa.Table | pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
         """Raw rows as the model's input columns; arguments and errors as :meth:`score`."""
-        missing = arrow.missing_columns(rows.schema.names, self.state)
+        missing = self.missing_columns(rows.schema.names)
         if missing:
             raise ScorerError("; ".join(_missing(name, rows.schema.names) for name in missing))
         return arrow.encode(rows, self.state, unknown_scenario=self._unknown_scenario)

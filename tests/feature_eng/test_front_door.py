@@ -18,8 +18,8 @@ from feature_eng.behaviour import with_behaviour
 from feature_eng.contract import Contract, ContractError
 from feature_eng.events import to_events
 from feature_eng.examples import to_examples
-from feature_eng.sources.lineage import versions_of
 from feature_eng.sources.raw import read_raw
+from feature_eng.sources.tables import pinned
 from feature_eng.split import with_split
 
 pytestmark = pytest.mark.spark
@@ -281,8 +281,10 @@ def test_a_delta_table_of_any_version_is_a_source(spark: SparkSession, tmp_path:
         "r2": 0,
         "r3": 1,
     }
-    raw = read_raw(spark, contract_over({"shown": table}), str(tmp_path))
-    assert [each["version"] for each in versions_of(raw)["shown"]] == [1]
+    contract = contract_over({"shown": table})
+    versions = pinned(spark, contract.source, str(tmp_path))
+    raw = read_raw(spark, contract, str(tmp_path), versions)
+    assert versions == {"shown": (1,)}
     spark.createDataFrame(log(clicked=[1, 1, 1])).write.format("delta").mode("append").save(
         str(tmp_path / "shown")
     )
@@ -293,6 +295,13 @@ def test_a_delta_table_of_any_version_is_a_source(spark: SparkSession, tmp_path:
         "r2": 0,
         "r3": 0,
     }
+    del table["version"]
+    table["timestamp"] = "2999-01-01"
+    assert pinned(spark, contract_over({"shown": table}).source, str(tmp_path)) == {"shown": (2,)}
+    table["timestamp"] = "1999-01-01"
+    with pytest.raises(ContractError, match=r"shown cannot be read .*had no version yet at 1999-01-01"):
+        read_raw(spark, contract_over({"shown": table}), str(tmp_path))
+    del table["timestamp"]
     table["version"] = 9
     with pytest.raises(
         ContractError,
@@ -308,8 +317,8 @@ def test_a_table_of_the_catalog_is_a_source(spark: SparkSession, tmp_path: Path)
     spark.createDataFrame(log()).write.format("delta").mode("overwrite").saveAsTable(name)
     try:
         newest = contract_over({"shown": {"table": f"spark_catalog.{name}"}})
-        raw = read_raw(spark, newest, None)
-        assert [each["version"] for each in versions_of(raw)["shown"]] == [1]
+        versions = pinned(spark, newest.source)
+        assert versions == {"shown": (1,)}
         assert labels(examples_of(spark, newest, tmp_path)) == {"r1": 1, "r2": 0, "r3": 1}
         first = contract_over({"shown": {"table": name, "version": 0}})
         assert labels(examples_of(spark, first, tmp_path)) == {"r1": 0, "r2": 0, "r3": 0}

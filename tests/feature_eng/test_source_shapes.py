@@ -16,7 +16,7 @@ from feature_eng.contract import ContractError, Source, to_contract
 from feature_eng.events import to_events
 from feature_eng.examples import to_examples
 from feature_eng.sources.faults import as_user_errors
-from feature_eng.sources.lineage import versions_of
+from feature_eng.sources.lineage import described
 from feature_eng.sources.raw import read_raw
 from feature_eng.sources.tables import places_of
 
@@ -173,8 +173,8 @@ def test_several_paths_are_put_together_by_names(spark: SparkSession, tmp_path: 
         ("r1", "a", 1),
         ("r2", "b", 0),
     ]
-    lineage = versions_of(raw)["shown"]
-    assert [each["files"] for each in lineage] == [1, 1]
+    lineage = described(raw, contract.source, {"shown": (None, None)})["shown"]
+    assert [each.get("files", each.get("from")) for each in lineage] == ["one.csv", "two.csv", 2]
     pd.DataFrame(ROWS[:1]).drop(columns=["geo", "tags"]).to_json(
         tmp_path / "one.json", orient="records", lines=True
     )
@@ -287,6 +287,24 @@ def test_times_are_read_as_the_contract_says(spark: SparkSession, tmp_path: Path
     finally:
         spark.conf.set("spark.sql.session.timeZone", zone)
     assert [found.get(f"r{place + 1}") for place in range(3)] == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"), [("timestamp", NOON), ("timestamp_ntz", NOON), ("date", NOON - 43200), ("string", NOON)]
+)
+@pytest.mark.parametrize("format", ["parquet", "orc"])
+def test_times_of_the_data_s_own_types_need_their_column_alone(
+    spark: SparkSession, tmp_path: Path, kind: str, at: int, format: str
+) -> None:
+    # Spark writes timestamps to Parquet as int96.
+    rows = [(row["row"], row["who"], row["what"], row["page"], row["clicked"]) for row in ROWS[:2]]
+    frame = spark.createDataFrame(rows, "row string, who int, what string, page int, clicked int")
+    time = f"CASE WHEN row = 'r1' THEN CAST('2024-01-15 12:00:00' AS {kind}) END AS at"
+    frame.selectExpr("*", time).write.format(format).save(str(tmp_path / "shown"))
+    contract = contract_over({"path": "shown", "format": format})
+    events = to_events(read_raw(spark, contract, str(tmp_path)), contract)
+    assert [row["at"] for row in events.impressions.collect()] == [at]
+    assert [row["reason"] for row in events.rejects.collect()] == ["null at"]
 
 
 def test_numbers_that_seem_to_be_other_times_are_refused_with_what_to_write(
