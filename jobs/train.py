@@ -21,6 +21,7 @@ from hinet_model.lifecycle.evaluation import to_results
 from hinet_model.models.build import build_model, num_parameters
 from hinet_model.models.features import build_layout
 from hinet_model.objective.metrics import CellMetrics
+from hinet_model.report.card import model_card
 from hinet_model.report.progress import ProgressDisplay
 from hinet_model.report.tables import cells_table
 from hinet_model.settings import RunSettings
@@ -134,7 +135,13 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
         settings,
         golden_rows(spark, snapshot, state, GOLDEN_ROWS_PER_SCENARIO),
     )
-    version = tracker.log_model(model_folder, lineage)
+    history = results[0]["history"]
+    tags = {
+        "model": settings.model.name,
+        "scenarios": str(len(state.scenario_names)),
+        "tasks": ",".join(state.task_names),
+    }
+    version = tracker.log_model(model_folder, lineage, model_card(settings, snapshot, state, history), tags)
     tracker.finish()
     summarise(results, state, tracker, version)
     return 0

@@ -75,7 +75,7 @@ def input_example(model_folder: Path) -> pd.DataFrame:
 
 
 def register(
-    client: MlflowClient, name: str, run_id: str, model_folder: Path, tags: Mapping[str, str]
+    client: MlflowClient, name: str, run_id: str, model_folder: Path, tags: Mapping[str, str], card: str
 ) -> registry.RegisteredVersion:
     """Log the model with its run, register it and point the alias ``challenger`` at the new version.
 
@@ -84,7 +84,8 @@ def register(
         name: Registered model.
         run_id: Run that trained it.
         model_folder: Written by `hinet_model.serving.scorer.save_model_folder`.
-        tags: Lineage of the version.
+        tags: Lineage of the version, and what it is looked up by.
+        card: Its description, in Markdown.
     """
     state = EncoderState.load(model_folder / ENCODER_FOLDER)
     mlflow.set_tracking_uri(client.tracking_uri)
@@ -104,6 +105,9 @@ def register(
     # Leaving the block has ended the run, which has more to record.
     client.update_run(run_id, status=status)
     version = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
+    if card:
+        client.update_model_version(name, version.version, card)
+    # Last: whoever asks for the challenger finds it described.
     client.set_registered_model_alias(name, registry.CHALLENGER, version.version)
     return registry.resolve(client, name, str(version.version))
 

@@ -30,6 +30,11 @@ PREVIOUS_CHAMPION = "previous_champion"
 #: Tag of a promoted version: the version it replaced, so that rollbacks can be repeated.
 REPLACED_TAG = "replaced_champion"
 
+MODEL_DESCRIPTION = """\
+Scores rows of several scenarios with the probability of each task. Each version's description is its model card:
+purpose, data, cells, limits, use. `challenger` is the newest version, `champion` the one that scores,
+`previous_champion` what a rollback returns to."""
+
 
 class RegistryError(UserError):
     """A refusal of the registry; ``code`` tells the kinds apart for callers and for alerts."""
@@ -148,6 +153,24 @@ def sqlite_path(tracking_uri: str) -> Path | None:
     """File of a sqlite store (``sqlite:///relative.db``, ``sqlite:////absolute.db``); else ``None``."""
     prefix = "sqlite:///"
     return Path(unquote(tracking_uri[len(prefix) :])) if tracking_uri.startswith(prefix) else None
+
+
+def prepare(client: MlflowClient, name: str) -> None:
+    """Make the registered model if it is new, and write to it if it is not: before a training is paid for.
+
+    Raises:
+        RegistryError: The registry does not take the name, or this user may not write there.
+    """
+    try:
+        try:
+            client.create_registered_model(name, description=MODEL_DESCRIPTION)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        client.set_registered_model_tag(name, "made_by", "hinet-on-spark")
+    except MlflowException as error:
+        cause = redact(str(error.message)).partition("\n")[0]
+        raise RegistryError(f"mlflow.registered_model: '{name}' cannot be written to: {cause}") from error
 
 
 def resolve(client: MlflowClient, name: str, alias_or_version: str) -> RegisteredVersion:

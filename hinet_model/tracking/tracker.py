@@ -43,6 +43,10 @@ _NEVER = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_N
 """What MLflow says of a call that it will never take: of a run that was deleted since, for one."""
 
 
+Point = tuple[str, float, int, int]
+"""A metric's name, value, step, and time in milliseconds since 1970."""
+
+
 class TrackingError(ValueError):
     """A value that must not be recorded."""
 
@@ -57,7 +61,7 @@ class Tracker:
         retry_seconds: Pause between two attempts to reach an MLflow that is down.
 
     Raises:
-        RegistryError: The store cannot be opened.
+        RegistryError: The store cannot be opened, or the model could not be registered there.
     """
 
     def __init__(self, settings: MlflowSettings, folder: Path, retry_seconds: float = 60.0) -> None:
@@ -70,6 +74,7 @@ class Tracker:
         self.version: registry.RegisteredVersion | None = None
         self._client = registry.connect(settings.tracking_uri)
         self._experiment_id = self._experiment()
+        registry.prepare(self._client, settings.registered_model)
         self._receiver = receiver_name(settings.tracking_uri)
         self._retry_seconds = retry_seconds
         self._backlog: Backlog | None = None
@@ -231,6 +236,12 @@ class Tracker:
         if values:
             self._call("metrics", metrics=values, step=step, timestamp=int(time.time() * 1000))
 
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Record many values at once, each with its own step and time; those that are not finite are left out."""
+        finite = [list(point) for point in points if math.isfinite(point[1])]
+        if finite:
+            self._call("points", points=finite)
+
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         self._call("tags", tags=dict(tags))
@@ -247,20 +258,29 @@ class Tracker:
         path.write_text(redact(text), encoding="utf-8")
         self._artifact(path, artifact)
 
-    def log_model(self, model_folder: Path, lineage: Lineage) -> registry.RegisteredVersion | None:
+    def log_model(
+        self, model_folder: Path, lineage: Lineage, card: str = "", tags: Mapping[str, str] | None = None
+    ) -> registry.RegisteredVersion | None:
         """Record the model, register it as a new version and point the alias ``challenger`` at it.
 
         Args:
             model_folder: Folder written by `hinet_model.serving.scorer.save_model_folder`.
             lineage: Goes into the version's tags, with ``run_id`` and ``validation_status: pending``.
+            card: The version's description, in Markdown.
+            tags: More tags of the version.
 
         Returns:
             The new version; ``None`` if MLflow is down: the model then waits in its folder, and the
             backlog registers it when MLflow answers.
         """
-        tags = {**lineage.version_tags(), "run_id": self.run_id, "validation_status": "pending"}
-        name = self.settings.registered_model
-        self._call("model", folder=str(model_folder.resolve()), name=name, tags=tags)
+        own = {"run_id": self.run_id, "validation_status": "pending"}
+        self._call(
+            "model",
+            folder=str(model_folder.resolve()),
+            name=self.settings.registered_model,
+            tags={**(tags or {}), **lineage.version_tags(), **own},
+            card=card,
+        )
         return self.version
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> int:
@@ -319,6 +339,11 @@ class Tracker:
         for start in range(0, len(entries), _METRICS_A_CALL):
             self._client.log_batch(run_id, metrics=entries[start : start + _METRICS_A_CALL])
 
+    def _send_points(self, run_id: str, points: list[Point]) -> None:
+        entries = [Metric(name, value, timestamp, step) for name, value, step, timestamp in points]
+        for start in range(0, len(entries), _METRICS_A_CALL):
+            self._client.log_batch(run_id, metrics=entries[start : start + _METRICS_A_CALL])
+
     def _send_artifact(self, run_id: str, path: str, folder: str) -> None:
         if not Path(path).exists():
             raise RefusedError(f"{path} is gone")
@@ -337,8 +362,8 @@ class Tracker:
         tags = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
-    def _send_model(self, run_id: str, folder: str, name: str, tags: dict[str, str]) -> None:
-        version = publishing.register(self._client, name, run_id, Path(folder), tags)
+    def _send_model(self, run_id: str, folder: str, name: str, tags: dict[str, str], card: str) -> None:
+        version = publishing.register(self._client, name, run_id, Path(folder), tags, card)
         if run_id == self.run_id:
             self.version = version
 

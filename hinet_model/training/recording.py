@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from hinet_model.objective.metrics import metric_name
 from hinet_model.report import figures
 from hinet_model.serving.scorer import save_model_folder
 from hinet_model.settings import RunSettings
-from hinet_model.tracking.tracker import Tracker
+from hinet_model.tracking.tracker import Point, Tracker
 from hinet_model.training import checkpoint
 from hinet_model.training.control.reports import Report
 
 logger = logging.getLogger(__name__)
+
+_POINTS_A_CALL, _POINTS_SECONDS = 200, 10.0
+"""Points of steps that wait for one call to MLflow, and how long."""
 
 
 class RunRecorder:
@@ -40,6 +44,8 @@ class RunRecorder:
         self._losses: list[tuple[float, float]] = []
         self._auc: dict[tuple[str, str], list[tuple[float, float]]] = {}
         self._attention: list[list[float]] | None = None
+        self._points: list[Point] = []
+        self._points_since = time.monotonic()
 
     def log_loss_weights(self, scenario_rows: tuple[int, ...]) -> None:
         """Record the dataset proportions and what they make of a row's loss."""
@@ -55,7 +61,12 @@ class RunRecorder:
         )
 
     def record(self, report: Report) -> None:
-        """Take one report in: ``epoch``, and what a run that goes on has measured before."""
+        """Take one report in: ``progress``, ``epoch``, and what a run that goes on has measured before."""
+        if report["kind"] == "progress":
+            self._note_progress(report)
+            return
+        # What waits goes with the epoch, the checkpoint or the last words that follow.
+        self._flush_points()
         if report["kind"] == "resumed":
             self._auc = {}
             for entry in report["history"]:
@@ -100,6 +111,21 @@ class RunRecorder:
             auc = math.nan if cell["auc"] is None else cell["auc"]
             names = self._scenarios[scenario], self._tasks[task]
             self._auc.setdefault(names, []).append((int(entry["epoch"]) + 1, auc))
+
+    def _note_progress(self, report: Report) -> None:
+        """Keep what a step says for a call that takes many; a call each would be more work than the steps."""
+        step = int(report["epoch"]) * int(report["steps"]) + int(report["step"])
+        now = int(time.time() * 1000)
+        for name in ("loss", "rows_per_second"):
+            self._points.append((f"step/{name}", float(report[name]), step, now))
+        if len(self._points) >= _POINTS_A_CALL or time.monotonic() - self._points_since > _POINTS_SECONDS:
+            self._flush_points()
+
+    def _flush_points(self) -> None:
+        points, self._points = self._points, []
+        self._points_since = time.monotonic()
+        if points:
+            self._tracker.log_points(points)
 
     def log_figures(self) -> None:
         """Record learning curves, the loss and, where the model has one, the scenario attention."""

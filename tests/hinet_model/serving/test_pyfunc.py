@@ -58,7 +58,8 @@ def published(mlflow_store: str, tmp_path_factory: pytest.TempPathFactory) -> Pu
     tracker = Tracker(settings, place / "run")
     tracker.start_run()
     folder = save_small_model(place / "model")
-    version = tracker.log_model(folder, Lineage.of(SNAPSHOT, plan_hash="p", world_size=2, seed=0))
+    lineage = Lineage.of(SNAPSHOT, plan_hash="p", world_size=2, seed=0)
+    version = tracker.log_model(folder, lineage, "**Purpose.** A test.", {"model": "hinet"})
     assert version is not None
     client = registry.connect(mlflow_store)
     return Published(version, registry.fetch(client, version, place / "cache"), folder, tracker)
@@ -89,6 +90,10 @@ def test_a_new_version_is_challenger_and_carries_its_lineage(published: Publishe
     assert expected.items() <= version.tags.items()
     assert "git_sha" in version.tags
     assert client.get_run(published.tracker.run_id).info.status == "RUNNING"
+    registered = client.get_model_version("small", version.version)
+    assert registered.description == "**Purpose.** A test."
+    assert registered.tags["model"] == "hinet"
+    assert "champion" in client.get_registered_model("small").description
 
 
 def test_the_model_folder_is_found_inside_the_registered_model(published: Published) -> None:

@@ -15,6 +15,9 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from model_folders import SNAPSHOT
 
 from feature_eng.snapshot import SnapshotRef
@@ -134,6 +137,29 @@ def test_a_metric_that_is_not_finite_is_refused_by_name(tracker: Tracker, value:
     with pytest.raises(TrackingError, match=r"step 3: train/loss"):
         tracker.log_metrics({"train/loss": value, "fine": 1.0}, step=3)
     assert "fine" not in recorded(tracker).data.metrics
+
+
+def test_points_of_many_steps_arrive_each_at_its_own(tracker: Tracker) -> None:
+    points = [("step/loss", 1.0 / step, step, 1000 + step) for step in range(1, 701)]
+    tracker.log_points([*points, ("step/loss", float("nan"), 701, 2000)])
+    client = registry.connect(tracker.settings.tracking_uri)
+    history = client.get_metric_history(tracker.run_id, "step/loss")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [
+        (step, value, when) for _, value, step, when in points
+    ]
+
+
+def test_a_model_that_cannot_be_registered_stops_the_job_before_it_trains(
+    settings: MlflowSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        raise MlflowException("PERMISSION_DENIED: no write on models\nstack", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_tag", denied)
+    with pytest.raises(
+        registry.RegistryError, match=r"registered_model: 'unused' cannot be written to: PERM.* models$"
+    ):
+        Tracker(settings, tmp_path / "run")
 
 
 def test_metric_names_keep_to_what_mlflow_allows(tracker: Tracker) -> None:

@@ -21,6 +21,12 @@ class Notebook:
     def __init__(self) -> None:
         self.metrics: dict[int, dict[str, Any]] = {}
         self.weights: tuple[Any, ...] = ()
+        self.points: list[Any] = []
+        self.calls = 0
+
+    def log_points(self, points: list[Any]) -> None:
+        self.points += points
+        self.calls += 1
 
     def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
         self.metrics[step] = metrics
@@ -72,3 +78,20 @@ def test_calibration_is_recorded_and_an_epoch_without_validation_has_its_losses_
     assert second["val/pcoc/channel/like"] == cells[5]["pcoc"] > 0
     assert second["val/auc/home/click"] == cells[0]["auc"]
     assert "val/auc_error/home/click" not in second
+
+
+def test_steps_are_recorded_by_global_step_many_to_a_call(small_job: Callable[..., TrainingJob]) -> None:
+    job = small_job(epochs=2, log_every_steps=1)
+    reporter = ReportList()
+    train(job, LocalWorld(), reporter, Progress())
+    notebook: Any = Notebook()
+    state: Any = SimpleNamespace(scenario_names=("home", "search", "channel"), task_names=("click", "like"))
+    recorder = RunRecorder(notebook, job.settings, state)
+    for report in reporter.reports:
+        recorder.record(report)
+    told = [report for report in reporter.reports if report["kind"] == "progress"]
+    losses = [(step, loss) for name, loss, step, _ in notebook.points if name == "step/loss"]
+    assert losses == [(place + 1, report["loss"]) for place, report in enumerate(told)]
+    assert len(losses) == 2 * told[0]["steps"]
+    assert {name for name, *_ in notebook.points} == {"step/loss", "step/rows_per_second"}
+    assert notebook.calls == 2, "one an epoch, as nothing waits longer than that here"
