@@ -135,13 +135,11 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
         settings,
         golden_rows(spark, snapshot, state, GOLDEN_ROWS_PER_SCENARIO),
     )
-    history = results[0]["history"]
-    tags = {
-        "model": settings.model.name,
-        "scenarios": str(len(state.scenario_names)),
-        "tasks": ",".join(state.task_names),
-    }
-    version = tracker.log_model(model_folder, lineage, model_card(settings, snapshot, state, history), tags)
+    card = model_card(
+        settings.model.name, settings.model.unknown_scenario, snapshot, state, results[0]["history"]
+    )
+    tags = {"model": settings.model.name, "tasks": ",".join(state.task_names)}
+    version = tracker.log_model(model_folder, lineage, card, tags)
     tracker.finish()
     summarise(results, state, tracker, version)
     return 0

@@ -8,26 +8,29 @@ from typing import Any
 from feature_eng.encoder.state import EncoderState
 from feature_eng.snapshot import SnapshotRef
 from hinet_model.objective.metrics import CellMetrics
-from hinet_model.settings import RunSettings
 
 
 def model_card(
-    settings: RunSettings, snapshot: SnapshotRef, state: EncoderState, history: Sequence[Mapping[str, Any]]
+    architecture: str,
+    stand_in: str | None,
+    snapshot: SnapshotRef,
+    state: EncoderState,
+    history: Sequence[Mapping[str, Any]],
 ) -> str:
     """Purpose, data, cells, limits and use of a model that has just been trained.
 
     Args:
-        settings: The run's settings.
+        architecture: Name of the model among those that can be configured.
+        stand_in: Scenario as which a row of an unknown one is scored; None refuses it.
         snapshot: Its training table.
         state: The encoder, which knows scenarios, tasks and raw columns.
         history: One entry per validation, as the workers' results have it; the best one is shown.
     """
     best = max(history, key=lambda entry: _or_least(entry["mean_auc"]), default=None)
     tasks = ", ".join(f"`{task}`" for task in state.task_names)
-    stand_in = settings.model.unknown_scenario
     lines = [
         f"**Purpose.** Scores a row of one of {len(state.scenario_names)} scenarios with the probability of each task "
-        f"({tasks}). Architecture `{settings.model.name}`, trained on all scenarios together.",
+        f"({tasks}). Architecture `{architecture}`, trained on all scenarios together.",
         "",
         f"**Data.** Contract `{snapshot.contract_name}`, table `{snapshot.table}` at version {snapshot.version}: "
         f"{snapshot.rows('train'):,} rows for training, {snapshot.rows('validation'):,} for validation. "

@@ -8,7 +8,6 @@ from model_folders import SNAPSHOT, encoder_state
 
 from hinet_model.objective.metrics import CellMetrics
 from hinet_model.report.card import model_card
-from hinet_model.settings import RunSettings
 
 
 def entry(epoch: int, mean_auc: float | None, aucs: list[float | None]) -> dict[str, object]:
@@ -24,7 +23,7 @@ def test_the_card_shows_the_best_validation_by_cell_and_the_data() -> None:
     aucs = [0.7, 0.6, 0.8, None][: 2 * len(state.scenario_names)]
     aucs += [0.5] * (2 * len(state.scenario_names) - len(aucs))
     history = [entry(0, None, [None] * len(aucs)), entry(1, 0.7, aucs), entry(2, 0.6, [0.1] * len(aucs))]
-    card = model_card(RunSettings(), SNAPSHOT, state, history)
+    card = model_card("hinet", None, SNAPSHOT, state, history)
     assert f"table `{SNAPSHOT.table}` at version 4" in card
     assert "Validation after epoch 2, mean AUC 0.7000." in card
     assert f"| {state.scenario_names[0]} | {SNAPSHOT.scenario_rows['train'][0]} | 0.7000 | 0.6000 |" in card
@@ -34,5 +33,9 @@ def test_the_card_shows_the_best_validation_by_cell_and_the_data() -> None:
         assert f"**{heading}.**" in card
 
 
+def test_a_stand_in_for_unknown_scenarios_is_named() -> None:
+    assert "is scored as `old`" in model_card("hinet", "old", SNAPSHOT, encoder_state(), [])
+
+
 def test_a_model_that_was_never_validated_says_so() -> None:
-    assert "**Cells.** Not validated." in model_card(RunSettings(), SNAPSHOT, encoder_state(), [])
+    assert "**Cells.** Not validated." in model_card("hinet", None, SNAPSHOT, encoder_state(), [])
