@@ -2,8 +2,9 @@
 
 Each feature is a set of *facts*, each known from some second on: that an item was seen,
 that a label was 0 or 1. A row sees the facts known strictly before its own time; so rows
-of one user at the same second do not see each other, and a label from a later table is
-seen only once it could be known.
+of one user at the same second do not see each other, and a label that is known after its
+row (from a later table, or when a dwell has ended) is seen only once it could be known.
+A label that is not there is no fact.
 
 Running values are kept per fact, and a row takes the last one before it: the work grows
 with the number of rows, not with the square of a busy user's.
@@ -82,9 +83,10 @@ def _facts_by_second(
     for name, feature in features.items():
         by_moment.setdefault(_known_at(contract, feature), []).extend(_facts(contract, name, feature))
     gathered = [
-        examples.groupBy(entity.alias(_ENTITY), column(moment).alias(_AT)).agg(
-            F.lit(None).cast("bigint").alias("none__"), *facts
-        )
+        # Never known: without this, a null would count as earlier than everything.
+        examples.where(column(moment).isNotNull())
+        .groupBy(entity.alias(_ENTITY), column(moment).alias(_AT))
+        .agg(F.lit(None).cast("bigint").alias("none__"), *facts)
         for moment, facts in by_moment.items()
     ]
     if len(gathered) == 1:
@@ -97,11 +99,14 @@ def _facts_by_second(
 
 def _facts(contract: Contract, name: str, feature: Behaviour) -> list[Column]:
     """What one second's rows add to a feature."""
-    rows = F.count(F.lit(1)).alias(_value(name, "rows"))
     if isinstance(feature, Count):
-        return [rows]
+        return [F.count(F.lit(1)).alias(_value(name, "rows"))]
     if isinstance(feature, Rate):
-        return [rows, F.sum(F.col(f"label__{feature.task}")).alias(_value(name, "positives"))]
+        label = F.col(f"label__{feature.task}")
+        return [
+            F.count(label).alias(_value(name, "rows")),
+            F.sum(label).alias(_value(name, "positives")),
+        ]
     item = column(contract.history_column(feature))
     counts = item.isNotNull()
     if feature.when is not None:
@@ -134,7 +139,7 @@ def _merge(seconds: DataFrame, name: str, pick: Callable[[str, bool], Column]) -
 
 
 def _known_at(contract: Contract, feature: Behaviour) -> str:
-    """Column that says when a row's fact is known: its time, but for labels from a later table."""
+    """Column that says when a row's fact is known: its time, but for labels that are known after it."""
     assert contract.columns.time is not None, "checked by the contract"
     task = feature.task if isinstance(feature, Rate) else getattr(feature, "when", None)
     is_delayed = task is not None and contract.tasks[task].is_delayed

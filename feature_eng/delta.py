@@ -28,6 +28,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
 from feature_eng.snapshot import (
+    CELLS,
     CONTRACT_FINGERPRINT,
     CONTRACT_NAME,
     ENCODER_DIGEST,
@@ -37,6 +38,7 @@ from feature_eng.snapshot import (
     DataFile,
     SnapshotError,
     SnapshotRef,
+    cells_from,
     schema_hash,
 )
 from foundation import access, places, stores
@@ -215,6 +217,7 @@ def snapshot(spark: SparkSession, path: stores.Place, version: int | None = None
             read(spark, path, log.version), len(json.loads(log.properties[SCENARIO_NAMES]))
         ),
         sources=log.properties.get(SOURCES, ""),
+        cells=cells_from(json.loads(log.properties.get(CELLS, "[]"))),
     )
 
 

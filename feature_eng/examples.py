@@ -1,84 +1,163 @@
 """Events -> examples: one row per impression, with its scenario and one label per task.
 
-A label from a later table is 1 when a matching row occurs within the attribution window
-after the impression. Every impression in whose window the row falls gets it, not the last
-one alone. ``known_at__<task>`` says when such a label could be known at the earliest: when
-the row occurred, or for a 0 when the window closed; behaviour features look no further.
+A label is 1, 0 or null: there is none, or none yet. It is there once it could be known: at the row's
+own time, ``known_after`` it, or, from a later table, when the attribution window has closed (a 1 as soon
+as it is sure). What the data's end is past is *mature*; a row with a label that is not is kept, its
+unknown labels are null, and it belongs to no split: counted as 0 it would teach that the newest rows
+never convert, counted only where a 1 came early, that they always do.
+
+``known_at__<task>`` says when a label could be known at the earliest; behaviour features look no further.
 """
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType
+from pyspark.sql.types import DataType, StringType
 
 from feature_eng.contract import Contract, Task, stored_name, to_boolean, to_number
 from feature_eng.events import Events, column, comparable, number, scenario_index_column
 
 
-def to_examples(events: Events, contract: Contract) -> DataFrame:
+def to_examples(events: Events, contract: Contract, as_of: int | None = None) -> DataFrame:
     """Join impressions with what followed them.
 
+    Args:
+        events: Typed rows of all tables.
+        contract: The data contract.
+        as_of: Nothing later than this second since the epoch is known. ``None``: the data end with the last
+            row of the impressions or of the tables that labels come from; a label that stands in the row
+            itself is then known, whatever column says when it came about.
+
     Returns:
-        The contract's raw columns, ``scenario`` (name), ``label__<task>`` (int 0 or 1) and, for
-        labels from tables, ``known_at__<task>`` (seconds since the epoch). As many rows as impressions.
+        The contract's raw columns, ``scenario`` (name), ``label__<task>`` (int 0 or 1, or null), and where
+        the contract calls for them: ``known_at__<task>`` (seconds since the epoch; null for never) of labels
+        that are known after the row's time, and ``is_mature``. As many rows as impressions.
     """
+    end = as_of if as_of is not None else _data_end(events, contract)
     joined = events.impressions
     for name, task in contract.tasks.items():
         if task.table is not None:
-            joined = _with_first_match(joined, events.related[task.table], name, task, contract)
+            joined = _with_matches(joined, events.related[task.table], name, task, contract, end)
     names = F.array(*(F.lit(name) for name in contract.scenario_names))
     dtype = joined.schema[stored_name(contract.scenario.column)].dataType
     scenario = F.element_at(names, scenario_index_column(contract, dtype) + 1)
-    return joined.select(
-        *(column(name) for name in contract.raw_columns),
-        scenario.alias("scenario"),
-        *(_label(name, task, joined).alias(f"label__{name}") for name, task in contract.tasks.items()),
-        *(
-            _known_at(name, task, contract).alias(f"known_at__{name}")
-            for name, task in contract.tasks.items()
-            if task.is_delayed
-        ),
-    )
+    selected = [*(column(name) for name in contract.raw_columns), scenario.alias("scenario")]
+    is_mature: list[Column] = []
+    known_at: list[Column] = []
+    for name, task in contract.tasks.items():
+        label = _label(name, task, joined)
+        due = _due(task, contract, as_of)
+        in_scenario = F.lit(True) if task.scenarios is None else scenario.isin(list(task.scenarios))
+        if due is not None:
+            is_due = due <= F.lit(end)
+            is_mature.append(~in_scenario | F.coalesce(is_due, F.lit(True)))
+            # Without `sum`, a 1 from a table is sure before its window closes.
+            is_sure = label == 1 if task.table is not None and task.sum is None else F.lit(False)
+            label = F.when(is_sure | F.coalesce(is_due, F.lit(True)), label)
+        if task.scenarios is not None:
+            label = F.when(in_scenario, label)
+        selected.append(label.cast("int").alias(f"label__{name}"))
+        if task.is_delayed:
+            known_at.append(_known_at(name, task, contract).cast("bigint").alias(f"known_at__{name}"))
+    selected += known_at
+    if is_mature:
+        selected.append(reduce(Column.__and__, is_mature).alias("is_mature"))
+    return joined.select(*selected)
+
+
+def _data_end(events: Events, contract: Contract) -> int | None:
+    """Second of the last row of the impressions and of the later tables; ``None`` where nothing waits for it."""
+    if not any(task.is_delayed for task in contract.tasks.values()):
+        return None
+    assert contract.columns.time is not None, "checked by the contract"
+    times = [events.impressions.agg(F.max(column(contract.columns.time)).alias("at"))]
+    for task in contract.tasks.values():
+        if task.table is not None:
+            later = events.related[task.table]
+            times.append(later.agg(F.max(column(task.time or contract.columns.time)).alias("at")))
+    last = reduce(DataFrame.unionByName, times).agg(F.max("at").alias("at")).collect()[0]["at"]
+    return None if last is None else int(last)
 
 
 def _label(name: str, task: Task, joined: DataFrame) -> Column:
+    """The label as if everything were known."""
+    if task.sum is not None:
+        return _threshold(task, F.coalesce(F.col(f"sum__{name}"), F.lit(0.0))).cast("int")
     if task.table is not None:
         return F.col(f"matched_at__{name}").isNotNull().cast("int")
     assert task.column is not None, "a task has a column or a table"
-    value, dtype = column(task.column), joined.schema[stored_name(task.column)].dataType
+    label = _rule(task, column(task.column), joined.schema[stored_name(task.column)].dataType).cast("int")
+    return F.coalesce(label, F.lit(0)) if task.null_is == 0 else label
+
+
+def _rule(task: Task, value: Column, dtype: DataType) -> Column:
     if isinstance(task.equals, str) and isinstance(dtype, StringType):
-        is_positive = value == task.equals
-    elif task.equals is not None:
+        return value == task.equals
+    if task.equals is not None:
         truth = to_boolean(task.equals)
         wanted = to_number(task.equals) if truth is None else float(truth)
-        is_positive = number(value, dtype) == F.lit(wanted)
-    elif task.greater_than is not None:
-        is_positive = number(value, dtype) > task.greater_than
-    else:
-        is_positive = number(value, dtype) >= task.at_least
-    return is_positive.cast("int")
+        return number(value, dtype) == F.lit(wanted)
+    return _threshold(task, number(value, dtype))
+
+
+def _threshold(task: Task, value: Column) -> Column:
+    return value > task.greater_than if task.greater_than is not None else value >= task.at_least
+
+
+def _due(task: Task, contract: Contract, as_of: int | None) -> Column | None:
+    """When a label is known at the latest; ``None`` where it stands in the row and nothing says that it waits."""
+    if contract.columns.time is None:
+        return None
+    shown_at = column(contract.columns.time)
+    if task.within is not None:
+        return shown_at + F.lit(task.within)
+    if isinstance(task.known_after, int):
+        return shown_at + F.lit(task.known_after)
+    if as_of is None:
+        return None
+    return shown_at if task.known_after is None else _after_column(task, shown_at)
 
 
 def _known_at(name: str, task: Task, contract: Contract) -> Column:
+    """When a label could be known at the earliest."""
     assert contract.columns.time is not None, "checked by the contract"
+    shown_at = column(contract.columns.time)
+    if task.known_after is not None:
+        seconds = task.known_after
+        return shown_at + F.lit(seconds) if isinstance(seconds, int) else _after_column(task, shown_at)
     assert task.within is not None, "checked by the contract"
-    window_end = column(contract.columns.time) + F.lit(task.within)
-    return F.coalesce(F.col(f"matched_at__{name}"), window_end).cast("bigint")
+    window_end = shown_at + F.lit(task.within)
+    # A sum may fall below its threshold again, so that it is known when its window has closed.
+    return window_end if task.sum is not None else F.coalesce(F.col(f"matched_at__{name}"), window_end)
 
 
-def _with_first_match(
-    impressions: DataFrame, later: DataFrame, name: str, task: Task, contract: Contract
+def _after_column(task: Task, shown_at: Column) -> Column:
+    assert task.known_after_column is not None, "asked for tasks with such a column"
+    return (shown_at + F.ceil(column(task.known_after_column))).cast("bigint")
+
+
+def _with_matches(
+    impressions: DataFrame, later: DataFrame, name: str, task: Task, contract: Contract, end: int | None
 ) -> DataFrame:
-    """Add ``matched_at__<task>``: the time of the first matching row inside the window, or null."""
+    """Add ``matched_at__<task>``, the time of the first row that counts for an impression, or null.
+
+    Of a task with ``sum`` instead ``sum__<task>``, over all rows that count for it.
+    """
     assert contract.columns.time is not None, "checked by the contract"
     assert task.within is not None, "checked by the contract"
     key = contract.key
-    later_time = task.time or contract.columns.time
+    later_at = column(task.time or contract.columns.time)
+    amount = [column(task.sum).cast("double").alias("later__amount")] if task.sum is not None else []
     rows = later.select(
         *(column(on).alias(f"later__{place}") for place, on in enumerate(task.join_on)),
-        column(later_time).alias("later__at"),
+        later_at.alias("later__at"),
+        *amount,
     )
+    if end is not None:
+        rows = rows.where(F.col("later__at") <= F.lit(end))
     shown_at = column(contract.columns.time)
     conditions = [F.col("later__at").between(shown_at, shown_at + F.lit(task.within))]
     for place, on in enumerate(task.join_on):
@@ -88,10 +167,25 @@ def _with_first_match(
         )
         conditions.append(pair[0] == pair[1])
     matched = impressions.join(rows, on=conditions, how="inner")
-    first = matched.groupBy(*(column(part).alias(f"key__{place}") for place, part in enumerate(key))).agg(
+    if task.attribution != "every":
+        # Equal later rows have equal candidates, so that they need not be told apart.
+        same_row = Window.partitionBy(*rows.columns)
+        touch = F.struct(shown_at, *(column(part) for part in key))
+        chosen = F.max(touch) if task.attribution == "last" else F.min(touch)
+        matched = (
+            matched.withColumn("touch__", touch)
+            .withColumn("chosen__", chosen.over(same_row))
+            .where(F.col("touch__") == F.col("chosen__"))
+        )
+    found = (
         F.min("later__at").alias(f"matched_at__{name}")
+        if task.sum is None
+        else F.sum("later__amount").alias(f"sum__{name}")
+    )
+    counted = matched.groupBy(*(column(part).alias(f"key__{place}") for place, part in enumerate(key))).agg(
+        found
     )
     same_key = [column(part) == F.col(f"key__{place}") for place, part in enumerate(key)]
-    return impressions.join(first, on=same_key, how="left").drop(
+    return impressions.join(counted, on=same_key, how="left").drop(
         *(f"key__{place}" for place in range(len(key)))
     )

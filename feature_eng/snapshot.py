@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ SCENARIO_NAMES = "hinet.scenarios"
 EXAMPLES_PATH = "hinet.examples_path"
 EXAMPLES_VERSION = "hinet.examples_version"
 SOURCES = "hinet.sources"
+CELLS = "hinet.cells"
 
 
 class SnapshotError(UserError):
@@ -52,6 +53,29 @@ class DataFile:
 
 
 @dataclass(frozen=True)
+class CellCount:
+    """What one scenario has in one split, or in none of them.
+
+    Args:
+        scenario: Name of the scenario.
+        split: train, validation or test; or why these rows are in none: immature, gap, outside, unsampled.
+        rows: How many rows.
+        labels: Of these, how many have a label, per task.
+        positives: Of these, how many have label 1, per task.
+        weight: Sum of the rows' weights in the loss, before any correction for sampling.
+        trained_weight: The same as training adds them up.
+    """
+
+    scenario: str
+    split: str
+    rows: int
+    labels: tuple[int, ...]
+    positives: tuple[int, ...]
+    weight: float
+    trained_weight: float
+
+
+@dataclass(frozen=True)
 class SnapshotRef:
     """One version of a training table, pinned.
 
@@ -68,6 +92,7 @@ class SnapshotRef:
         encoder_digest: SHA-256 (hex) of the encoder state.
         scenario_rows: Split -> rows of each scenario, in the contract's order.
         sources: Which versions of which source tables the rows were made of, as JSON; empty where unknown.
+        cells: What the build counted, rows in no split included; empty for a table that does not say.
     """
 
     table: str
@@ -82,6 +107,26 @@ class SnapshotRef:
     encoder_digest: str
     scenario_rows: Mapping[str, tuple[int, ...]]
     sources: str = ""
+    cells: tuple[CellCount, ...] = ()
+
+    def trained_weights(self) -> tuple[float, ...]:
+        """What the training rows of each scenario weigh together, as training adds them up."""
+        return self._weights(("train",), "trained_weight")
+
+    def whole_weights(self) -> tuple[float, ...]:
+        """What they would weigh had sampling left no negatives out: what scenarios' proportions are of."""
+        return self._weights(("train", "unsampled"), "weight")
+
+    def _weights(self, splits: tuple[str, ...], which: str) -> tuple[float, ...]:
+        rows = self.scenario_rows["train"]
+        if not self.cells:
+            return tuple(float(count) for count in rows)
+        names = list(dict.fromkeys(cell.scenario for cell in self.cells))
+        sums = dict.fromkeys(names, 0.0)
+        for cell in self.cells:
+            if cell.split in splits:
+                sums[cell.scenario] += getattr(cell, which)
+        return tuple(sums.values())
 
     def files_of(self, split: str) -> tuple[DataFile, ...]:
         """Files of one split, in the snapshot's order."""
@@ -127,6 +172,7 @@ class SnapshotRef:
             content["files"] = tuple(
                 DataFile(**{**file, "row_groups": tuple(file["row_groups"])}) for file in content["files"]
             )
+            content["cells"] = cells_from(content.get("cells", ()))
             content["columns"] = tuple((name, dtype) for name, dtype in content["columns"])
             content["scenario_rows"] = {
                 split: tuple(rows) for split, rows in content["scenario_rows"].items()
@@ -134,6 +180,14 @@ class SnapshotRef:
             return cls(**content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SnapshotError(f"this is not a snapshot in JSON: {error}") from None
+
+
+def cells_from(documents: Sequence[Mapping[str, Any]]) -> tuple[CellCount, ...]:
+    """Cells from plain JSON values, as ``asdict`` makes them."""
+    return tuple(
+        CellCount(**{**cell, "labels": tuple(cell["labels"]), "positives": tuple(cell["positives"])})
+        for cell in documents
+    )
 
 
 def schema_hash(columns: tuple[tuple[str, str], ...]) -> str:

@@ -1,4 +1,4 @@
-"""Part examples into train, validation and test.
+"""Part examples into train, validation and test, and name the rows that are in none of them.
 
 Source of ``user_disjoint``: the order in which the code of M3oE (SIGIR 2024) reads MovieLens-1M.
 """
@@ -11,25 +11,39 @@ from pyspark.sql import functions as F
 from feature_eng.contract import SPLITS, Contract, ContractError, quoted
 from feature_eng.events import column
 
+IMMATURE, GAP, OUTSIDE = "immature", "gap", "outside"
+"""Of rows in no split: a label is not known yet; too close before the next split; no date is theirs."""
+
 
 def with_split(examples: DataFrame, contract: Contract) -> DataFrame:
-    """Add ``split``: train, validation or test.
+    """Add ``split``, and drop ``is_mature``: train, validation, test, or why a row is in none of them.
 
     - ``time``: one cut-off for all rows, at the shares of rows that the contract names; rows of equal
       time are never parted, so the shares are met as nearly as times allow.
+    - ``dates``: by the spans that the contract names.
     - ``random``: by a seeded hash of the row's key; a row keeps its split when others come or go.
     - ``user_disjoint``: rows sorted stably by first appearance of the item, then of the user, and cut
       by count. No test row has a user of train as long as validation spans two users; the users
       on whom the two cuts fall have rows on both sides of it.
 
+    Rows with a label that is not known yet are parted from the others before any shares are taken. With
+    ``gap`` the rows at most so long before the first second of the next split are in none.
+
     Cut-offs are computed at once, by reading ``examples``.
     """
-    method = contract.split.method
-    if method == "time":
-        return _with_time_split(examples, contract)
-    if method == "random":
-        return _with_random_split(examples, contract)
-    return _with_user_split(examples, contract)
+    is_mature = "is_mature" in examples.columns
+    mature = examples.where(F.col("is_mature")).drop("is_mature") if is_mature else examples
+    if contract.split.method == "user_disjoint":
+        parted = _with_user_split(mature, contract)
+        if not is_mature:
+            return parted
+        immature = examples.where(~F.col("is_mature")).drop("is_mature")
+        return parted.unionByName(immature.withColumn("split", F.lit(IMMATURE)))
+    split_of = {"time": _time_split, "dates": _dates_split, "random": _random_split}
+    split = split_of[contract.split.method](mature, contract)
+    if is_mature:
+        split = F.when(F.col("is_mature"), split).otherwise(IMMATURE)
+    return examples.select("*", split.alias("split")).drop("is_mature")
 
 
 def _shares(contract: Contract) -> tuple[float, float]:
@@ -38,27 +52,55 @@ def _shares(contract: Contract) -> tuple[float, float]:
 
 
 def _split_where(in_train: Column, in_validation: Column) -> Column:
-    return F.when(in_train, SPLITS[0]).when(in_validation, SPLITS[1]).otherwise(SPLITS[2]).alias("split")
+    return F.when(in_train, SPLITS[0]).when(in_validation, SPLITS[1]).otherwise(SPLITS[2])
 
 
-def _with_time_split(examples: DataFrame, contract: Contract) -> DataFrame:
+def _time_split(mature: DataFrame, contract: Contract) -> Column:
     assert contract.columns.time is not None, "checked by the contract"
     time = column(contract.columns.time)
     cuts = [F.expr(f"percentile_disc({share}) WITHIN GROUP (ORDER BY at)") for share in _shares(contract)]
-    row = examples.select(time.alias("at")).agg(cuts[0].alias("train"), cuts[1].alias("validation")).first()
+    row = mature.select(time.alias("at")).agg(cuts[0].alias("train"), cuts[1].alias("validation")).first()
     if row is None or row["train"] is None:
         raise ContractError(["split.method: there are no rows to part by time"])
-    ends = [F.lit(int(row[name])) for name in ("train", "validation")]
-    return examples.select("*", _split_where(time <= ends[0], time <= ends[1]))
+    ends = [int(row[name]) for name in ("train", "validation")]
+    split = _split_where(time <= F.lit(ends[0]), time <= F.lit(ends[1]))
+    # Where nothing comes after, there is nothing to keep apart from.
+    later = [sum(contract.split.fractions[place:]) for place in (1, 2)]
+    return _without_gaps(
+        split, contract, [end + 1 for end, share in zip(ends, later, strict=True) if share > 0]
+    )
 
 
-def _with_random_split(examples: DataFrame, contract: Contract) -> DataFrame:
+def _dates_split(mature: DataFrame, contract: Contract) -> Column:
+    assert contract.columns.time is not None, "checked by the contract"
+    time = column(contract.columns.time)
+    split = F.lit(OUTSIDE)
+    for name, (first, last) in contract.split.spans.items():
+        inside = F.lit(True) if first is None else time >= F.lit(first)
+        split = F.when(inside if last is None else inside & (time <= F.lit(last)), name).otherwise(split)
+    later = list(contract.split.spans.values())[1:]
+    return _without_gaps(split, contract, [first for first, _ in later if first is not None])
+
+
+def _without_gaps(split: Column, contract: Contract, starts: list[int]) -> Column:
+    """Take the rows at most ``gap`` seconds before each of ``starts`` out of their split."""
+    gap = contract.split.gap
+    if gap is None:
+        return split
+    assert contract.columns.time is not None, "checked by the contract"
+    for start in starts:
+        is_close = split.isin(list(SPLITS)) & column(contract.columns.time).between(start - gap, start - 1)
+        split = F.when(is_close, GAP).otherwise(split)
+    return split
+
+
+def _random_split(mature: DataFrame, contract: Contract) -> Column:
     keys = (column(name) for name in contract.key)
     hashed = F.xxhash64(*keys, F.lit(contract.split.seed).cast("bigint"))
     # The upper 53 bits, which a double holds exactly, as a fraction of 1.
     uniform = F.shiftrightunsigned(hashed, 11).cast("double") / F.lit(float(2**53))
     train, validation = _shares(contract)
-    return examples.select("*", _split_where(uniform < train, uniform < validation))
+    return _split_where(uniform < train, uniform < validation)
 
 
 def _with_user_split(examples: DataFrame, contract: Contract) -> DataFrame:
@@ -86,6 +128,6 @@ def _with_user_split(examples: DataFrame, contract: Contract) -> DataFrame:
         .withColumn("place__", place)
         .select(
             *(quoted(name) for name in examples.columns),
-            _split_where(F.col("place__") < train, F.col("place__") < validation),
+            _split_where(F.col("place__") < train, F.col("place__") < validation).alias("split"),
         )
     )

@@ -6,7 +6,8 @@ import argparse
 import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pyspark import StorageLevel
@@ -15,7 +16,8 @@ from pyspark.sql import functions as F
 
 from feature_eng import delta, training_table
 from feature_eng.behaviour import with_behaviour
-from feature_eng.contract import SPLITS, Contract, load_contract
+from feature_eng.cells import blind_spots, cells_rows, check_splits, count_cells
+from feature_eng.contract import SPLITS, Contract, ContractError, load_contract, to_instant
 from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.agreement import check_agreement
 from feature_eng.encoder.fit import fit
@@ -24,7 +26,8 @@ from feature_eng.events import Events, to_events
 from feature_eng.events.advice import RowCount, check_rejects
 from feature_eng.events.joining import check_matches, match_counts
 from feature_eng.examples import to_examples
-from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SOURCES, SnapshotRef
+from feature_eng.sampling import check_shift, with_sampling
+from feature_eng.snapshot import CELLS, EXAMPLES_PATH, EXAMPLES_VERSION, SOURCES, CellCount, SnapshotRef
 from feature_eng.sources.faults import as_user_errors
 from feature_eng.sources.lineage import described
 from feature_eng.sources.raw import read_raw
@@ -41,17 +44,7 @@ EXAMPLES = """\
   python jobs/build_features.py --contract conf/contracts/movielens.yml
   python jobs/build_features.py --contract conf/contracts/movielens.yml --set behaviour=false
   spark-submit --properties-file conf/spark/local.conf jobs/build_features.py \\
-      --contract conf/contracts/movielens_1m.yml --source ml-1m --set split.method=random"""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Rows of one scenario in one split, and how many of them have label 1, per task."""
-
-    scenario: str
-    split: str
-    rows: int
-    positives: tuple[int, ...]
+      --contract conf/contracts/movielens_1m.yml --source ml-1m --set split.seed=1"""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -74,6 +67,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the training table's order of rows (%(default)s)"
     )
+    parser.add_argument(
+        "--as-of", metavar="TIME",
+        help="what is known: nothing later than this date (its end) or ISO time, UTC unless it says otherwise; "
+        "default: all, and the data end with their last row",
+    )  # fmt: skip
     return parser
 
 
@@ -81,14 +79,31 @@ def main() -> None:
     """Read the arguments, start Spark and build."""
     given = arguments().parse_args()
     contract = load_contract(given.contract, given.overrides)
+    as_of = second_of(given.as_of, contract)
     started = time.monotonic()
     places = [given.warehouse, *places_of(contract.source, given.source)]
     spark = delta.build_session("build_features", places=places)
     try:
-        build(spark, contract, given.source, given.warehouse, given.rows_per_group, given.seed)
+        build(spark, contract, given.source, given.warehouse, given.rows_per_group, given.seed, as_of)
         say(f"took {time.monotonic() - started:.0f} s")
     finally:
         spark.stop()
+
+
+def second_of(as_of: str | None, contract: Contract) -> int | None:
+    """The last second that ``--as-of`` counts as known.
+
+    Raises:
+        ContractError: It is no time, or the contract's rows have none.
+    """
+    if as_of is None:
+        return None
+    if contract.columns.time is None:
+        raise ContractError(["--as-of: the contract names no columns.time"])
+    try:
+        return to_instant(as_of, is_end=True)
+    except ValueError as error:
+        raise ContractError([f"--as-of: {error}"]) from None
 
 
 def build(
@@ -98,12 +113,17 @@ def build(
     warehouse: stores.Place,
     rows_per_group: int = training_table.ROWS_PER_GROUP,
     seed: int = 0,
+    as_of: int | None = None,
 ) -> SnapshotRef:
     """Run the stages in order and print what came of them."""
     root = stores.join(warehouse, contract.name)
     sources = write_events(spark, contract, source, root)
-    examples, examples_version = write_examples(spark, contract, root)
-    cells, data_version = count_examples(examples, contract)
+    examples, examples_version = write_examples(spark, contract, root, as_of)
+    cells, data_version = count_cells(examples, contract)
+    describe(cells, contract)
+    check_splits(cells, contract)
+    check_shift(examples, contract)
+    examples = examples.where(F.col("split").isin(list(SPLITS)))
     state = fit(examples, contract)
     encoder_path = stores.join(root, "encoder", state.digest)
     state.save(encoder_path)
@@ -111,7 +131,7 @@ def build(
     # Read three times: compared, counted, written.
     encoded = encoder.encode(examples, state).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        num_rows = sum(cell.rows for cell in cells)
+        num_rows = sum(cell.rows for cell in cells if cell.split in SPLITS)
         compared = check_agreement(examples, encoded, state, SAMPLE_ROWS, num_rows)
         snapshot = training_table.write(
             encoded,
@@ -125,11 +145,12 @@ def build(
                 SOURCES: json.dumps(sources),
                 EXAMPLES_PATH: stores.join(root, "examples"),
                 EXAMPLES_VERSION: str(examples_version),
+                CELLS: json.dumps([asdict(cell) for cell in cells]),
             },
         )
     finally:
         encoded.unpersist()
-    summarise(cells, state, snapshot, compared)
+    summarise(state, snapshot, compared)
     return snapshot
 
 
@@ -181,7 +202,9 @@ def write_events(
     return described(raw, contract.source, pins)
 
 
-def write_examples(spark: SparkSession, contract: Contract, root: str) -> tuple[DataFrame, int]:
+def write_examples(
+    spark: SparkSession, contract: Contract, root: str, as_of: int | None
+) -> tuple[DataFrame, int]:
     """Events to the table of examples: labels, split, behaviour up to each row's time; and its version."""
     names = {task.table for task in contract.tasks.values() if task.table is not None}
     events = Events(
@@ -189,45 +212,25 @@ def write_examples(spark: SparkSession, contract: Contract, root: str) -> tuple[
         related={name: delta.read(spark, stores.join(root, f"events_{name}")) for name in sorted(names)},
         rejects=delta.read(spark, stores.join(root, "rejects")),
     )
-    examples = with_behaviour(with_split(to_examples(events, contract), contract), contract)
+    parted = with_split(to_examples(events, contract, as_of), contract)
+    examples = with_behaviour(with_sampling(parted, contract), contract)
     table = stores.join(root, "examples")
     version = delta.write(encoder.with_row_id(examples, contract), table)
     logger.info("examples: %s, version %d", table, version)
     return delta.read(spark, table, version), version
 
 
-def count_examples(examples: DataFrame, contract: Contract) -> tuple[list[Cell], str]:
-    """Rows and positives per scenario and split; and the data's version, a digest of all rows.
-
-    The digest does not depend on the order of rows: equal data have an equal version.
-    """
-    positives = [F.sum(f"label__{task}").alias(f"label__{task}") for task in contract.task_names]
-    digest = F.sum(F.xxhash64(*sorted(examples.columns)).cast("decimal(38, 0)")).alias("digest")
-    counted = (
-        examples.groupBy("scenario", "split").agg(F.count("*").alias("rows"), *positives, digest).collect()
-    )
-    found = {(row["scenario"], row["split"]): row for row in counted}
-    cells = [
-        Cell(
-            scenario,
-            split,
-            found[scenario, split]["rows"],
-            tuple(int(found[scenario, split][f"label__{task}"]) for task in contract.task_names),
-        )
-        for scenario in contract.scenario_names
-        for split in SPLITS
-        if (scenario, split) in found
-    ]
-    return cells, f"{sum(int(row['digest']) for row in counted) % 2**64:016x}"
-
-
-def summarise(cells: list[Cell], state: EncoderState, snapshot: SnapshotRef, compared: int) -> None:
-    """Print what was built."""
+def describe(cells: Sequence[CellCount], contract: Contract) -> None:
+    """Print what there is to learn and to judge, and what there is not."""
     say("examples")
-    say_table(
-        ["scenario", "split", "rows", *(f"{task} = 1" for task in state.task_names)],
-        [(cell.scenario, cell.split, cell.rows, *cell.positives) for cell in cells],
-    )
+    say_table(*cells_rows(cells, contract.task_names))
+    if spots := blind_spots(cells, contract):
+        say("what training cannot learn, or metrics cannot judge")
+        say_table(["scenario", "task", "split", "because"], spots)
+
+
+def summarise(state: EncoderState, snapshot: SnapshotRef, compared: int) -> None:
+    """Print what was built."""
     say(f"encoder   {len(state.fields)} inputs, {compared:,} rows encoded alike by Spark and Arrow")
     for split, sizes in training_table.group_sizes(snapshot).items():
         if sizes:

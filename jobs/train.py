@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from feature_eng import delta
+from feature_eng.cells import blind_spots
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
 from feature_eng.snapshot import SnapshotRef
 from foundation import stores
-from foundation.job import complain, job_parser, run_job, say
+from foundation.job import complain, job_parser, run_job, say, say_table
 from foundation.session import build_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle.evaluation import to_results
@@ -112,7 +113,7 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
         tracker.log_settings(settings.model_dump(mode="json"))
     tracker.log_lineage(lineage)
     tracker.log_snapshot(snapshot)
-    recorder.log_loss_weights(snapshot.scenario_rows["train"])
+    recorder.log_loss_weights(snapshot)
     display = ProgressDisplay(
         training.epochs,
         snapshot.rows("train"),
@@ -176,6 +177,9 @@ def describe(settings: RunSettings, snapshot: SnapshotRef, state: EncoderState) 
         f"model     {settings.model.name}, {num_parameters(model):,} parameters, {len(state.scenario_names)} scenarios "
         f"x {len(state.task_names)} tasks"
     )
+    if spots := blind_spots(snapshot.cells, state.contract):
+        say("what this run cannot learn, or its metrics cannot judge")
+        say_table(["scenario", "task", "split", "because"], spots)
 
 
 def summarise(results: list[dict[str, Any]], state: EncoderState, tracker: Tracker, version: Any) -> None:

@@ -20,12 +20,13 @@ from feature_eng.contract.features import (
 )
 from feature_eng.contract.loading import load_contract, to_contract
 from feature_eng.contract.names import quoted, stored_name
+from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.schema import Contract
 from feature_eng.contract.six_scenarios import SixScenarios
 from feature_eng.contract.source import Csv, FileColumn, Join, Source, Table
 from feature_eng.contract.split import SPLITS, Split
 from feature_eng.contract.tasks import Task
-from feature_eng.contract.values import to_boolean, to_number
+from feature_eng.contract.values import to_boolean, to_instant, to_number
 
 __all__ = [
     "SPLITS",
@@ -45,6 +46,7 @@ __all__ = [
     "Numeric",
     "Rate",
     "Raw",
+    "Sampling",
     "Scenario",
     "ScenarioValues",
     "SixScenarios",
@@ -58,5 +60,6 @@ __all__ = [
     "stored_name",
     "to_boolean",
     "to_contract",
+    "to_instant",
     "to_number",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from feature_eng.contract.columns import Columns, Scenario, ScenarioValues
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History, Rate
+from feature_eng.contract.label_faults import label_faults
 from feature_eng.contract.names import alike, stored_name
 from feature_eng.contract.six_scenarios import SixScenarios
 from feature_eng.contract.source import Source
@@ -17,7 +18,9 @@ from foundation.settings import ConfigError, suggestion
 
 ROW_KEY = "row_key"
 """Column that identifies an example where the contract names no key."""
-RESERVED_COLUMNS = frozenset({"row_id", ROW_KEY, "scenario", "scenario_index", "split", "reason"})
+RESERVED_COLUMNS = frozenset(
+    {"row_id", ROW_KEY, "scenario", "scenario_index", "split", "reason", "is_mature", "row_weight"}
+)
 RESERVED_PREFIXES = ("label__", "known_at__", "joined__")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -61,6 +64,7 @@ def cross_faults(parts: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[s
     split: Split | None = parts.get("split")
     if columns and split and split.method == "user_disjoint" and columns.position is None:
         yield "columns.position: is missing; needed by split.method 'user_disjoint'"
+    yield from label_faults(parts, task_names)
 
 
 def _role_faults(columns: Columns, parts: Mapping[str, Any]) -> Iterator[str]:
@@ -122,6 +126,9 @@ def _named_columns(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     for section in ("tasks", "features"):
         for name, part in parts.get(section, {}).items():
             named.append((f"{section}.{name}.column", getattr(part, "column", None)))
+    for name, task in parts.get("tasks", {}).items():
+        named.append((f"tasks.{name}.known_after", task.known_after_column))
+    named.append(("weight", parts.get("weight")))
     return [(where, column) for where, column in named if column is not None]
 
 
@@ -206,11 +213,13 @@ def _made_log_faults(source: Source, scenario: Scenario | None) -> Iterator[str]
 
 def time_reasons(parts: Mapping[str, Any]) -> Iterator[str]:
     split: Split | None = parts.get("split")
-    if split and split.method == "time":
-        yield "split.method 'time'"
+    if split and split.method in ("time", "dates"):
+        yield f"split.method '{split.method}'"
     for name, task in parts.get("tasks", {}).items():
-        if task.is_delayed:
+        if task.table is not None:
             yield f"tasks.{name} (label from a table)"
+        elif task.is_delayed:
+            yield f"tasks.{name}.known_after"
     if parts.get("behaviour", True):
         for name, feature in parts.get("features", {}).items():
             if isinstance(feature, Behaviour):

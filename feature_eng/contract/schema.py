@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from feature_eng.contract.faults import (
     time_reasons,
 )
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History
+from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.section import Section
 from feature_eng.contract.source import Source
 from feature_eng.contract.split import Split
@@ -31,7 +32,11 @@ class Contract(Section):
 
     Args:
         behaviour: ``False`` leaves out history, count and rate features as a group.
+        weight: Column of the impression that says how much a row weighs in the loss: finite, at least 0.
+        sampling: Which negatives training leaves out.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"weight", "sampling"})
 
     name: PlainName
     source: Source
@@ -43,6 +48,8 @@ class Contract(Section):
     )
     behaviour: bool = True
     split: Split
+    weight: str | None = None
+    sampling: Sampling | None = None
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Contract:
@@ -98,6 +105,7 @@ class Contract(Section):
             columns.time,
             columns.position,
             self.scenario.column,
+            self.weight,
         )
         return tuple(dict.fromkeys(name for name in (*roles, *self.feature_columns) if name is not None))
 
@@ -110,6 +118,39 @@ class Contract(Section):
         return frozenset(
             name for name, optional in readers.items() if all(optional) and name != self.scenario.column
         )
+
+    @property
+    def label_columns(self) -> dict[str, tuple[Task, ...]]:
+        """Columns of the impression that labels are made of, each with its tasks."""
+        columns = dict.fromkeys(task.column for task in self.tasks.values() if task.column is not None)
+        return {name: tuple(task for task in self.tasks.values() if task.column == name) for name in columns}
+
+    @property
+    def duration_columns(self) -> tuple[str, ...]:
+        """Columns of the impression that say after how many seconds a label is known, each once."""
+        columns = (task.known_after_column for task in self.tasks.values())
+        return tuple(dict.fromkeys(name for name in columns if name is not None))
+
+    @property
+    def has_row_weights(self) -> bool:
+        """Whether training rows weigh differently in the loss."""
+        corrects = self.sampling is not None and self.sampling.correction == "weights"
+        return self.weight is not None or corrects
+
+    @property
+    def shifted_task(self) -> str | None:
+        """Task whose logit the model corrects when it scores; ``None`` where nothing is to correct."""
+        if self.sampling is None or self.sampling.correction != "shift":
+            return None
+        return self.sampling.task or self.task_names[0]
+
+    @property
+    def kept_negatives(self) -> tuple[float, ...]:
+        """Share of each scenario's negatives that training keeps."""
+        if self.sampling is None:
+            return (1.0,) * len(self.scenario_names)
+        shares = self.sampling.by_scenario
+        return tuple(shares.get(name, self.sampling.keep_negatives) for name in self.scenario_names)
 
     @property
     def fingerprint(self) -> str:

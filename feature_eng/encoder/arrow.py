@@ -19,6 +19,7 @@ from feature_eng.contract.names import stored_name
 from feature_eng.encoder.reading import read_as
 from feature_eng.encoder.state import (
     ARROW_TYPES,
+    NO_LABEL,
     PADDING,
     UNKNOWN,
     Bucket,
@@ -54,7 +55,8 @@ def encode(
         table: Raw columns as in ``raw_columns(state)``, in any type that can stand for theirs exactly
             (:func:`feature_eng.encoder.reading.read_as`); others are ignored.
         state: The fitted encoder.
-        labels: Also give the labels, which ``table`` must then have, and ``row_id`` where it has that.
+        labels: Also give the labels (-1 for a null) and, where the contract has them, the rows' weights,
+            which ``table`` must then have; and ``row_id`` where it has that.
         unknown_scenario: Name of the scenario that a row of an unknown one counts as; None refuses such a row.
 
     Returns:
@@ -69,7 +71,10 @@ def encode(
     encoded["scenario_index"] = _scenario_index(table, state, unknown_scenario)
     if labels:
         for task in state.task_names:
-            encoded[f"label__{task}"] = _plain(table, f"label__{task}").astype(np.float32)
+            label = pc.fill_null(_column(table, f"label__{task}").cast(pa.float32()), NO_LABEL)
+            encoded[f"label__{task}"] = label.to_numpy(zero_copy_only=False)
+        if state.contract.has_row_weights:
+            encoded["row_weight"] = _plain(table, "row_weight").astype(np.float32)
     for item in state.fields:
         operation = state.operations[item.name]
         values = _raw(table, operation.column, state)

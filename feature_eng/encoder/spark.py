@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from feature_eng.contract import Contract
 from feature_eng.encoder.arrow import FLOAT32_MAX
 from feature_eng.encoder.state import (
+    NO_LABEL,
     PADDING,
     UNKNOWN,
     Bucket,
@@ -38,12 +39,13 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
     """Encode examples.
 
     Args:
-        examples: ``row_id``, ``split``, ``label__<task>`` and the raw columns.
+        examples: ``row_id``, ``split``, ``label__<task>``, the raw columns, and ``row_weight`` where the
+            contract has weights.
         state: The fitted encoder.
 
     Returns:
-        ``row_id``, ``split``, ``scenario_index``, labels, then the fields' columns, in the types of
-        the training table; one row per example.
+        ``row_id``, ``split``, ``scenario_index``, labels (-1 for a null), ``row_weight``, then the fields'
+        columns, in the types of the training table; one row per example.
     """
     listed = {
         f"__values__{name}": _values(operation)
@@ -74,7 +76,12 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
     rows = {
         "row_id": F.col("row_id"),
         "scenario_index": scenario_index_column(state.contract),
-        **{name: F.col(name) for name in dtypes if name.startswith("label__")},
+        **{
+            name: F.coalesce(F.col(name).cast("float"), F.lit(NO_LABEL))
+            for name in dtypes
+            if name.startswith("label__")
+        },
+        "row_weight": F.col("row_weight") if state.contract.has_row_weights else F.lit(1.0),
         **encoded,
     }
     return indexed.select(
@@ -86,6 +93,7 @@ def training_columns(state: EncoderState) -> list[tuple[str, str]]:
     """Name and Spark type of each column of the training table but ``split``, in order."""
     columns = [("row_id", "bigint"), ("scenario_index", "int")]
     columns += [(f"label__{task}", "float") for task in state.task_names]
+    columns += [("row_weight", "float")] if state.contract.has_row_weights else []
     for item in state.fields:
         columns += [(name, "float" if item.kind == "number" else "int") for name in item.columns]
     return columns

@@ -29,6 +29,8 @@ STATE_FILE = "encoder.json"
 VOCABULARY_FOLDER = "vocabularies"
 UNKNOWN = 0
 PADDING = -1
+NO_LABEL = -1.0
+"""What stands for a label that is not there: the training table holds no nulls."""
 
 KeyType = Literal["int64", "string"]
 ARROW_TYPES: Mapping[str, pa.DataType] = {
@@ -194,11 +196,19 @@ class EncoderState:
 
     def model_schema(self) -> dict[str, Any]:
         """What a model must know to be built, as plain JSON values."""
-        return {
+        schema: dict[str, Any] = {
             "fields": [{**asdict(item), "columns": list(item.columns)} for item in self.fields],
             "scenario_names": list(self.scenario_names),
             "task_names": list(self.task_names),
         }
+        if self.contract.has_row_weights:
+            schema["row_weights"] = True
+        if self.contract.shifted_task is not None:
+            schema["shift"] = {
+                "task": self.task_names.index(self.contract.shifted_task),
+                "kept_negatives": list(self.contract.kept_negatives),
+            }
+        return schema
 
     def to_json(self) -> str:
         """The state without its vocabularies' values, which their digests stand for."""

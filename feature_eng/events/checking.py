@@ -11,10 +11,13 @@ from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructTy
 from feature_eng.contract import Contract, Time, quoted, stored_name
 from feature_eng.contract.faults import ROW_KEY
 from feature_eng.events.joining import SideRows
-from feature_eng.events.times import time_hint, to_seconds
+from feature_eng.events.times import LATEST_SECOND, time_hint, to_seconds
 from feature_eng.events.values import Wanted, is_blank, raw_column, scenario_index_column, to_typed
-from feature_eng.events.wanted import declared_type, wanted_type
+from feature_eng.events.wanted import declared_type, summed_columns, wanted_type
 from feature_eng.sources.tables import CORRUPT_COLUMN
+
+# Far from the largest float of 32 bits, also when a kept negative weighs many times as much.
+LARGEST_WEIGHT = 1e30
 
 
 def checked_impressions(frame: DataFrame, sides: SideRows, contract: Contract) -> DataFrame:
@@ -27,14 +30,14 @@ def checked_impressions(frame: DataFrame, sides: SideRows, contract: Contract) -
     """
     columns = contract.columns
     schema = sides.rows.schema
-    labels = [task.column for task in contract.tasks.values() if task.column is not None]
+    labels, durations = contract.label_columns, contract.duration_columns
     joined_on = [name for task in contract.tasks.values() for name in task.join_on]
     typed: dict[str, Column] = {}
     reasons: list[Column] = []
     for name in dict.fromkeys((*columns.key, columns.user, columns.item)):
         if name is not None:
             reasons.append(F.when(is_blank(name, schema[name].dataType), f"null {name}"))
-    for name in dict.fromkeys((*contract.raw_columns, *labels, *joined_on)):
+    for name in dict.fromkeys((*contract.raw_columns, *labels, *durations, *joined_on)):
         if name == ROW_KEY:
             continue
         dtype = schema[name].dataType
@@ -47,8 +50,13 @@ def checked_impressions(frame: DataFrame, sides: SideRows, contract: Contract) -
         typed[name] = to_typed(raw_column(name), dtype, wanted)
         if _may_fail(dtype, wanted):
             reasons.append(F.when(_is_unreadable(name, dtype, wanted, typed[name]), f"unparsable {name}"))
-        if name in labels or name == columns.position:
+        must_be = name in labels and any(task.null_is == "reject" for task in labels[name])
+        if must_be or name in (columns.position, contract.weight):
             reasons.append(F.when(typed[name].isNull(), f"null {name}"))
+        if name in durations:
+            reasons.append(F.when(~typed[name].between(0, LATEST_SECOND), f"bad duration in {name}"))
+        if name == contract.weight:
+            reasons.append(F.when(~typed[name].between(0, LARGEST_WEIGHT), f"bad weight in {name}"))
     scenario = contract.scenario.column
     reasons.append(F.when(is_blank(scenario, schema[scenario].dataType), f"null {scenario}"))
     scenario_type = sides.rows.select(typed[scenario].alias("scenario")).schema["scenario"].dataType
@@ -68,6 +76,11 @@ def checked_related(
     """The same of a table of later events."""
     typed: dict[str, Column] = {}
     reasons: list[Column] = []
+    for name in summed_columns(contract, table):
+        dtype = frame.schema[name].dataType
+        typed[name] = to_typed(raw_column(name), dtype, "number")
+        reasons.append(F.when(is_blank(name, dtype), f"null {name}"))
+        reasons.append(F.when(typed[name].isNull(), f"unparsable {name}"))
     for name in join_on:
         dtype = frame.schema[name].dataType
         typed[name] = to_typed(raw_column(name), dtype, declared_type(name, table, contract) or "id")

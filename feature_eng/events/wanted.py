@@ -49,8 +49,12 @@ def impression_columns(contract: Contract) -> Iterator[tuple[str, str]]:
     for task_name, task in contract.tasks.items():
         if task.column is not None:
             yield f"tasks.{task_name}.column", task.column
+        if task.known_after_column is not None:
+            yield f"tasks.{task_name}.known_after", task.known_after_column
         for name in task.join_on:
             yield f"tasks.{task_name}.join_on", name
+    if contract.weight is not None:
+        yield "weight", contract.weight
     for name, feature in contract.features.items():
         raw_column = getattr(feature, "column", None)
         if raw_column is not None:
@@ -71,6 +75,12 @@ def owners(raw: Mapping[str, DataFrame], contract: Contract) -> dict[str, str]:
     for join in contract.source.join:
         found.update(dict.fromkeys(carried_columns(join, raw, contract), join.table))
     return found
+
+
+def summed_columns(contract: Contract, table: str) -> tuple[str, ...]:
+    """Number columns of a table that tasks add up, each once."""
+    columns = (task.sum for task in contract.tasks.values() if task.table == table)
+    return tuple(dict.fromkeys(name for name in columns if name is not None))
 
 
 def related_columns(contract: Contract) -> dict[str, tuple[tuple[str, ...], Time]]:
@@ -99,6 +109,8 @@ def wanted_type(name: str, dtype: DataType, declared: Wanted | None, contract: C
     """As what a column of the impressions is read, by who reads it."""
     if name == contract.columns.position:
         return "integer"
+    if (name == contract.weight or name in contract.duration_columns) and declared != "integer":
+        return "number"
     if declared is not None:
         return declared
     labels = [task for task in contract.tasks.values() if task.column == name]
@@ -139,6 +151,8 @@ def _missing(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[str]:
             if task.table == table:
                 wanted += [(table, f"tasks.{task_name}.join_on", name) for name in task.join_on]
                 wanted.append((table, f"tasks.{task_name}.time", time.column))
+                if task.sum is not None:
+                    wanted.append((table, f"tasks.{task_name}.sum", task.sum))
     for place, join in enumerate(contract.source.join):
         where = f"source.join.{place}"
         wanted += [(table, f"{where}.on", name) for table in (main, join.table) for name in join.on]
@@ -207,6 +221,10 @@ def _unreadable(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[st
         if task.table is not None:
             yield from _key_faults(f"tasks.{name}.join_on", task.join_on, task.table, raw, contract)
             times.append((f"tasks.{name}.time", task.table, related_columns(contract)[task.table][1]))
+        if task.table is not None and task.sum is not None:
+            why = refusal(task.sum, raw[task.table].schema[task.sum].dataType, "number")
+            if why:
+                yield f"tasks.{name}.sum: column {task.sum!r} of {task.table!r} {why.replace('NAME', _plain(task.sum))}"
     for place, join in enumerate(contract.source.join):
         where = f"source.join.{place}"
         for table in (contract.source.main_table, join.table):

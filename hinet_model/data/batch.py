@@ -15,7 +15,7 @@ the embedding table a gradient that is de-duplicated before it exists.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,10 +53,11 @@ class Batch:
             int64.
         inverse: Position in ``unique_ids`` of each part of each slot; ``U`` marks padding. ``(B, L)`` int64.
         numbers: Number features. ``(B, P)`` float32.
-        labels: Labels 0 or 1, tasks in contract order. ``(B, N)`` float32; ``(B, 0)`` when scoring without
-            labels.
+        labels: Labels 0 or 1, -1 where a row has none, tasks in contract order. ``(B, N)`` float32;
+            ``(B, 0)`` when scoring without labels.
         row_ids: Stable ids of the rows; their position in the input where the input has none. ``(B,)`` int64.
         global_rows: Rows of the global batch over all workers, which the loss divides by.
+        row_weights: What each row weighs in the loss, at least 0; None where all weigh 1. ``(B,)`` float32.
     """
 
     scenario_counts: tuple[int, ...]
@@ -67,6 +68,7 @@ class Batch:
     labels: Tensor
     row_ids: Tensor
     global_rows: int
+    row_weights: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -75,19 +77,35 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on ``device``; the counts stay on the host."""
-        return replace(
-            self,
-            **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS},
-        )
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which ``to(device, non_blocking=True)`` overlaps with
         work.
         """
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            name: change(tensor) for name in _TENSORS if (tensor := getattr(self, name)) is not None
+        }
+        return replace(self, **changed)
 
 
-_TENSORS = ("scenario_index", "unique_ids", "inverse", "numbers", "labels", "row_ids")
+_TENSORS = ("scenario_index", "unique_ids", "inverse", "numbers", "labels", "row_ids", "row_weights")
+
+
+@dataclass(frozen=True)
+class NegativeSampling:
+    """Which share of the negatives was trained on, where the model's answers must make up for it.
+
+    Args:
+        task: Position of the task whose label 0 was sampled.
+        kept_negatives: Share kept in each scenario.
+    """
+
+    task: int
+    kept_negatives: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -126,6 +144,8 @@ class BatchLayout:
         scenario_names: Names in the order of ``scenario_index``.
         task_names: Names in the order of the label columns.
         num_embeddings: Rows of the fused embedding table.
+        has_row_weights: Whether the table says what each row weighs in the loss.
+        sampling: Of the negatives, where answers must make up for it; None where not.
     """
 
     slot_fields: tuple[SlotField, ...]
@@ -133,6 +153,8 @@ class BatchLayout:
     scenario_names: tuple[str, ...]
     task_names: tuple[str, ...]
     num_embeddings: int
+    has_row_weights: bool = False
+    sampling: NegativeSampling | None = None
 
     @classmethod
     def from_schema(cls, schema: Mapping[str, Any], widths: Mapping[str, int] | None = None) -> BatchLayout:
@@ -140,7 +162,8 @@ class BatchLayout:
 
         Args:
             schema: ``{"fields": [{name, kind, slots, size, columns, shares}], "scenario_names",
-                "task_names"}``.
+                "task_names"}``, and where the data call for them ``"row_weights": True`` and ``"shift":
+                {"task", "kept_negatives"}``.
             widths: Width of the embedding of every id feature that has rows of its own; all have one width
                 if not given. A row of the table is as wide as their greatest common divisor.
 
@@ -196,12 +219,15 @@ class BatchLayout:
                 parts=parts[owner],
             )
             num_lookups += num_places
+        shift = schema.get("shift")
         return cls(
             slot_fields=tuple(slot_fields.values()),
             number_columns=tuple(numbers),
             scenario_names=tuple(schema["scenario_names"]),
             task_names=tuple(schema["task_names"]),
             num_embeddings=num_embeddings,
+            has_row_weights=bool(schema.get("row_weights")),
+            sampling=NegativeSampling(int(shift["task"]), tuple(shift["kept_negatives"])) if shift else None,
         )
 
     @property
@@ -243,6 +269,7 @@ class BatchLayout:
             "row_id": "int64",
             "scenario_index": "int32",
             **dict.fromkeys(self.label_columns, "float32"),
+            **({"row_weight": "float32"} if self.has_row_weights else {}),
             **dict.fromkeys(self.slot_columns, "int32"),
             **dict.fromkeys(self.number_columns, "float32"),
         }
@@ -253,9 +280,9 @@ class BatchLayout:
         """Make a `Batch` of encoded columns.
 
         Args:
-            columns: Training-table columns, equally long; zero rows are fine. ``row_id`` and the labels (all
-                of them) may be missing, as they are when scoring; columns the layout does not know are
-                ignored.
+            columns: Training-table columns, equally long; zero rows are fine. ``row_id``, the labels (all of
+                them) and ``row_weight`` may be missing, as they are when scoring; columns the layout does
+                not know are ignored.
             global_rows: Rows of the global batch that this one is part of; its own rows if not given.
 
         Returns:
@@ -275,6 +302,8 @@ class BatchLayout:
         numbers = self._floats(columns, self.number_columns, order)
         has_labels = any(column in columns for column in self.label_columns)
         labels = self._floats(columns, self.label_columns if has_labels else (), order)
+        is_weighted = self.has_row_weights and "row_weight" in columns
+        weights = self._floats(columns, ("row_weight",), order)[:, 0] if is_weighted else None
         row_ids = _column(columns, "row_id", "int64", num_rows)[order] if "row_id" in columns else order
         batch = Batch(
             scenario_counts=tuple(int(count) for count in counts),
@@ -285,6 +314,7 @@ class BatchLayout:
             labels=torch.from_numpy(labels),
             row_ids=torch.from_numpy(row_ids.copy() if row_ids is order else row_ids),
             global_rows=num_rows if global_rows is None else global_rows,
+            row_weights=None if weights is None else torch.from_numpy(weights),
         )
         return batch, order
 

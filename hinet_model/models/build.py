@@ -17,6 +17,7 @@ from hinet_model.models.ctcvr import CtcvrProduct
 from hinet_model.models.features import build_embedding
 from hinet_model.models.matching import matching_widths, yardstick
 from hinet_model.models.model import ScenarioModel
+from hinet_model.models.sampled import SampledNegatives
 from hinet_model.models.separate import SeparateModels
 from hinet_model.models.settings import ModelSettings, network_keys
 from hinet_model.nn.row_shard import WHOLE, RowShard
@@ -106,7 +107,8 @@ def _assembled(settings: ModelSettings, layout: BatchLayout, shard: RowShard = W
         assert settings.ctcvr_task is not None
         tasks = layout.task_names
         model = CtcvrProduct(model, tasks.index(settings.ctr_task), tasks.index(settings.ctcvr_task))
-    return model
+    # Last: it corrects what the loss saw, products included.
+    return model if layout.sampling is None else SampledNegatives(model, layout.sampling)
 
 
 def _parts(layout: BatchLayout, by: str) -> list[BatchLayout]:

@@ -85,4 +85,5 @@ def part_of(batch: Batch, start: int, stop: int) -> Batch:
         numbers=batch.numbers[start:stop],
         labels=batch.labels[start:stop],
         row_ids=batch.row_ids[start:stop],
+        row_weights=None if batch.row_weights is None else batch.row_weights[start:stop],
     )

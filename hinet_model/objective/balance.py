@@ -23,7 +23,8 @@ from hinet_model.config import LossSettings
 class TaskBalance:
     """Task factors of every step, beside the fixed weights ``beta_j``; this one keeps them at 1.
 
-    Schemes override what they move. A task whose loss is 0 (its weight is) takes no part in any of them.
+    Schemes override what they move. A task whose loss is 0 (its weight is, or the batch has no label of it) takes
+    no part in any of them.
     """
 
     per_task = False
@@ -118,7 +119,7 @@ class Uncertainty(TaskBalance):
 class DynamicWeightAverage(TaskBalance):
     """Weigh tasks whose loss falls slowly more: ``w_j = N softmax(r_j / T)``, ``r_j = L_j(t-1) / L_j(t-2)``.
 
-    Losses are means over an epoch's steps; the first two epochs weigh all tasks alike.
+    Losses are means over an epoch's steps that have labels of the task; the first two epochs weigh all tasks alike.
 
     Args:
         num_tasks: Tasks ``N``.
@@ -130,7 +131,8 @@ class DynamicWeightAverage(TaskBalance):
     def __init__(self, num_tasks: int, temperature: float) -> None:
         self.num_tasks, self.temperature = num_tasks, temperature
         self.epochs: list[list[float]] = []
-        self.steps: list[float] = [0.0] * (num_tasks + 1)
+        self.sums: list[float] = [0.0] * num_tasks
+        self.steps: list[int] = [0] * num_tasks
 
     @property
     def factors(self) -> tuple[float, ...] | None:
@@ -144,23 +146,29 @@ class DynamicWeightAverage(TaskBalance):
         return tuple(weights.tolist())
 
     def after_step(self, losses_N: Tensor) -> None:
-        """Add up this epoch's losses, and its steps."""
-        self.steps = [so_far + now for so_far, now in zip(self.steps, [*losses_N.tolist(), 1.0], strict=True)]
+        """Add up this epoch's losses, and the steps that had any."""
+        losses = losses_N.tolist()
+        self.sums = [so_far + now for so_far, now in zip(self.sums, losses, strict=True)]
+        self.steps = [count + (loss > 0) for count, loss in zip(self.steps, losses, strict=True)]
 
     def after_epoch(self) -> None:
         """Keep the mean losses of the last two epochs."""
-        *sums, count = self.steps
-        self.epochs = [*self.epochs[-1:], [total / max(count, 1.0) for total in sums]]
-        self.steps = [0.0] * (self.num_tasks + 1)
+        means = [total / max(count, 1) for total, count in zip(self.sums, self.steps, strict=True)]
+        self.epochs = [*self.epochs[-1:], means]
+        self.sums, self.steps = [0.0] * self.num_tasks, [0] * self.num_tasks
 
     def state_dict(self) -> dict[str, Any]:
         """The losses of the last two epochs, and of this one so far."""
-        return {"epochs": [list(losses) for losses in self.epochs], "steps": list(self.steps)}
+        return {
+            "epochs": [list(losses) for losses in self.epochs],
+            "sums": list(self.sums),
+            "steps": list(self.steps),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
         self.epochs = [list(losses) for losses in state["epochs"]]
-        self.steps = list(state["steps"])
+        self.sums, self.steps = list(state["sums"]), list(state["steps"])
 
 
 class GradNorm(TaskBalance):
@@ -194,8 +202,9 @@ class GradNorm(TaskBalance):
         """The weighted sum; then move the weights."""
         weights = torch.tensor(self.weights, dtype=torch.float64)
         combined = (weights.to(gradients_NP).unsqueeze(1) * gradients_NP).sum(dim=0)
-        if self.first is None:
-            self.first = losses_N.tolist()
+        losses = losses_N.tolist()
+        # A task's first loss is that of the first batch with a label of it.
+        self.first = [first or loss for first, loss in zip(self.first or losses, losses, strict=True)]
         first = torch.tensor(self.first, dtype=torch.float64)
         weighed = (first > 0) & (losses_N > 0)
         if weighed.any():

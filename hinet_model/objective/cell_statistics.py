@@ -167,7 +167,7 @@ class SplitStatistics:
 
         Args:
             scenario_index: Scenario of each row. ``(R,)``
-            labels: 0 or 1. ``(R, N)``
+            labels: 0 or 1; below 0 where a row has no label, which its cell then passes over. ``(R, N)``
             probs: Predicted probabilities. ``(R, N)``
         """
         self._buffer.append((scenario_index, labels, probs))
@@ -181,8 +181,8 @@ class SplitStatistics:
         scenario_index, labels, probs = (np.concatenate(parts) for parts in zip(*self._buffer, strict=True))
         self._buffer, self._buffered = [], 0
         for scenario, cells in enumerate(self._cells):
-            rows = np.flatnonzero(scenario_index == scenario)
             for task, cell in enumerate(cells):
+                rows = np.flatnonzero((scenario_index == scenario) & (labels[:, task] >= 0))
                 cell.add(labels[rows, task], probs[rows, task])
 
     def of_scenario(self, scenario: int) -> list[CellStatistics]:

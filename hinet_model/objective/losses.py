@@ -41,9 +41,23 @@ class LossWeights:
 
 
 def loss_weights(
-    settings: LossSettings, scenarios: Sequence[str], tasks: Sequence[str], scenario_rows: Sequence[int]
+    settings: LossSettings,
+    scenarios: Sequence[str],
+    tasks: Sequence[str],
+    scenario_rows: Sequence[int],
+    whole: Sequence[float] | None = None,
+    trained: Sequence[float] | None = None,
 ) -> LossWeights:
     """The configured weights, by position.
+
+    Args:
+        settings: Section ``loss``.
+        scenarios: Names of the scenarios.
+        tasks: Names of the tasks.
+        scenario_rows: Rows of the training split per scenario.
+        whole: What its rows weigh together before negatives are sampled: what the scenarios' proportions are
+            of. The rows where left out.
+        trained: What its rows weigh together as they are trained on. The rows where left out.
 
     Raises:
         ConfigError: Names that the data do not have, or scenarios without a fixed weight.
@@ -66,14 +80,14 @@ def loss_weights(
         raise ConfigError(faults)
     fixed = [settings.scenario_weights.get(name, 0.0) for name in scenarios]
     return LossWeights(
-        alphas=scenario_alphas(settings.scheme, scenario_rows, fixed),
-        row_factors=scenario_weights(settings.scheme, scenario_rows, fixed),
+        alphas=scenario_alphas(settings.scheme, _trained_on(whole, trained, scenario_rows), fixed),
+        row_factors=scenario_weights(settings.scheme, scenario_rows, fixed, whole, trained),
         tasks=tuple(settings.task_weights.get(task, 1.0) for task in tasks),
     )
 
 
-def scenario_shares(scenario_rows: Sequence[int]) -> tuple[float, ...]:
-    """Each scenario's share of the training rows, in [0, 1].
+def scenario_shares(scenario_rows: Sequence[float]) -> tuple[float, ...]:
+    """Each scenario's share of the training rows, or of what they weigh, in [0, 1].
 
     Raises:
         ValueError: There are no rows, or a negative number of them.
@@ -85,14 +99,14 @@ def scenario_shares(scenario_rows: Sequence[int]) -> tuple[float, ...]:
 
 
 def scenario_alphas(
-    scheme: str, scenario_rows: Sequence[int], fixed: Sequence[float] = ()
+    scheme: str, scenario_rows: Sequence[float], fixed: Sequence[float] = ()
 ) -> tuple[float, ...]:
     """Weights alpha_i of the scenarios' mean losses; they sum to 1 and are what a run logs.
 
     Args:
         scheme: proportion: a scenario's share of the training rows; sqrt: the root of that share, scaled;
             uniform: 1/M for every scenario (that has rows); fixed: as given.
-        scenario_rows: Rows of the training split per scenario.
+        scenario_rows: Rows of the training split per scenario, or what they weigh together.
         fixed: The weights of ``fixed``, before they are scaled to a sum of 1.
 
     Raises:
@@ -108,24 +122,58 @@ def scenario_alphas(
 
 
 def scenario_weights(
-    scheme: str, scenario_rows: Sequence[int], fixed: Sequence[float] = ()
+    scheme: str,
+    scenario_rows: Sequence[int],
+    fixed: Sequence[float] = (),
+    whole: Sequence[float] | None = None,
+    trained: Sequence[float] | None = None,
 ) -> tuple[float, ...]:
     """Factor alpha_i / p_i of each row of scenario i, with p_i its share of the training rows.
 
     Under proportion it is 1 for every row: rows sampled as they come already carry the proportions. Under
     uniform it is 1 / (M p_i). A scenario without training rows has factor 0.
+
+    Where rows have weights, p_i is what a scenario's rows weigh together over the number of all rows, so that
+    the loss is made of each scenario's weighted mean, whatever the weights sum to. Where negatives are
+    sampled, alpha_i is of what the rows weigh before that; under proportion a scenario that lost more rows
+    than others gets a factor above theirs.
+
+    Args:
+        scheme: As in `scenario_alphas`.
+        scenario_rows: Rows of the training split per scenario.
+        fixed: As in `scenario_alphas`.
+        whole: What they weigh before negatives are sampled; the rows where left out.
+        trained: What they weigh as they are trained on; the rows where left out.
     """
-    shares = scenario_shares(scenario_rows)
-    alphas = scenario_alphas(scheme, scenario_rows, fixed)
+    total = sum(scenario_rows)
+    alphas = scenario_alphas(scheme, _trained_on(whole, trained, scenario_rows), fixed)
+    shares = [weight / total for weight in trained or scenario_rows] if total else [0.0] * len(alphas)
     return tuple(alpha / share if share else 0.0 for alpha, share in zip(alphas, shares, strict=True))
+
+
+def _trained_on(
+    whole: Sequence[float] | None, trained: Sequence[float] | None, scenario_rows: Sequence[int]
+) -> list[float]:
+    """What scenarios weigh before sampling, 0 for one that nothing is left of."""
+    pairs = zip(whole or scenario_rows, trained or scenario_rows, strict=True)
+    return [weight if left > 0 else 0 for weight, left in pairs]
+
+
+def label_weights(batch: Batch) -> Tensor:
+    """What each label of a batch weighs: the weight of its row, 0 where there is no label. ``(B, N)``."""
+    known_BN = (batch.labels >= 0).to(batch.labels.dtype)
+    return known_BN if batch.row_weights is None else known_BN * batch.row_weights.unsqueeze(1)
 
 
 class MultiTaskLoss(nn.Module):
     """Weighted cross-entropy of a batch, as its part of the global batch's mean.
 
-    ``L = 1/R sum_r sum_j w_s(r) beta_j BCE_rj`` over the ``R`` rows of the GLOBAL batch: the parts of all
+    ``L = 1/R sum_r sum_j w_s(r) beta_j v_rj BCE_rj`` over the ``R`` rows of the GLOBAL batch: the parts of all
     workers simply add up, a scenario that is absent adds zero, and a row enters its own scenario's loss only.
-    With a calibrator ``lambda max(p_rj - p_r(j-1), 0)`` is added to the ``BCE_rj`` of every task but the first.
+    ``v_rj`` is the row's own weight, 1 where rows have none, and 0 where the row has no label of the task:
+    what is not there adds zero and leaves ``R`` alone, so that a label weighs the same in any batch.
+    With a calibrator ``lambda max(p_rj - p_r(j-1), 0)`` is added to the ``BCE_rj`` of every task but the first,
+    in rows that have the labels of both.
 
     Args:
         scenario_row_weights: ``w_i`` per scenario, from `scenario_weights`.
@@ -165,15 +213,20 @@ class MultiTaskLoss(nn.Module):
                 leaves a task out. ``(N,)``
 
         Returns:
-            The scalar loss, with a gradient, and the unweighted sums of BCE over the rows of each scenario
-            and task, ``(M, N)`` without a gradient.
+            The scalar loss, with a gradient, and the sums of BCE over the labels of each scenario and task,
+            by the rows' own weights alone, ``(M, N)`` without a gradient.
         """
-        bce_BN = F.binary_cross_entropy_with_logits(logits_BN, batch.labels, reduction="none")
+        label_weight_BN = label_weights(batch)
+        label_BN = batch.labels.clamp(min=0.0)
+        bce_BN = F.binary_cross_entropy_with_logits(logits_BN, label_BN, reduction="none") * label_weight_BN
         cells_MN = bce_BN.new_zeros(self.num_scenarios, bce_BN.shape[1])
         cells_MN.index_add_(0, batch.scenario_index, bce_BN.detach())
         if self.calibrator_weight:
             prob_BN = torch.sigmoid(logits_BN)
             excess_BN = F.pad((prob_BN[:, 1:] - prob_BN[:, :-1]).relu(), (1, 0))
+            excess_BN = excess_BN * F.pad(
+                torch.minimum(label_weight_BN[:, 1:], label_weight_BN[:, :-1]), (1, 0)
+            )
             bce_BN = bce_BN + self.calibrator_weight * excess_BN
         if self.weighted:
             bce_BN = bce_BN * self.weight_MN.index_select(0, batch.scenario_index)
@@ -181,11 +234,15 @@ class MultiTaskLoss(nn.Module):
             bce_BN = bce_BN * task_factors
         return bce_BN.sum() / max(batch.global_rows, 1), cells_MN
 
-    def task_losses(self, cells_MN: Tensor, rows: float) -> Tensor:
-        """Weighted BCE of each task over a whole global batch or epoch, ``(N,)`` float64 on the host.
+    def task_losses(self, cells_MN: Tensor, labels_N: Tensor | float) -> Tensor:
+        """Weighted mean BCE of each task's labels over a global batch or epoch, ``(N,)`` float64 on the host.
+
+        0 for a task without labels.
 
         Args:
             cells_MN: Sums of BCE per scenario and task, over all workers, on the host.
-            rows: The rows they were summed over.
+            labels_N: What the labels that they were summed over weigh together.
         """
-        return (cells_MN.double() * self._host_weight_MN).sum(dim=0) / max(rows, 1)
+        sums_N = (cells_MN.double() * self._host_weight_MN).sum(dim=0)
+        label_N = torch.as_tensor(labels_N, dtype=torch.float64)
+        return torch.where(label_N > 0, sums_N / label_N, 0.0)

@@ -37,7 +37,7 @@ class CellMetrics:
     Args:
         scenario_index: Position of the scenario.
         task: Position of the task.
-        rows: Rows of the cell.
+        rows: Rows of the cell that have a label.
         positives: Rows whose label is 1.
         auc: Area under the ROC curve; None with one class only.
         log_loss: Mean cross-entropy in nats; None without rows.
@@ -140,7 +140,7 @@ def evaluate_cells(
     """Metrics of every scenario and task, scenario by scenario.
 
     Args:
-        labels: 0 or 1. ``(R, N)``.
+        labels: 0 or 1; below 0 where a row has no label, which its cell then passes over. ``(R, N)``.
         probs: Predicted probabilities. ``(R, N)``.
         scenario_index: Scenario of each row. ``(R,)``.
         num_scenarios: Scenarios; those without rows get cells too. The largest index plus one if not given.
@@ -158,8 +158,8 @@ def evaluate_cells(
         num_scenarios = int(scenario_index.max(initial=-1)) + 1
     cells = []
     for scenario in range(num_scenarios):
-        rows = np.flatnonzero(scenario_index == scenario)
         for task in range(labels.shape[1]):
+            rows = np.flatnonzero((scenario_index == scenario) & (labels[:, task] >= 0))
             label, prob = labels[rows, task], probs[rows, task]
             cell_gauc, gauc_rows = (None, 0) if user_index is None else gauc(label, prob, user_index[rows])
             cells.append(

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from feature_eng.encoder.state import EncoderState
+from feature_eng.encoder.state import NO_LABEL, EncoderState
 from hinet_model.objective.metrics import CellMetrics, evaluate_cells
 from hinet_model.serving.scorer import ENCODER_FOLDER, Scorer
 
@@ -146,7 +147,7 @@ def evaluate(rows: DataFrame, shipment: ModelShipment, scenario_names: Sequence[
     Labels and scores of all rows come to the driver: 12 bytes a row and task.
 
     Args:
-        rows: The model's raw columns and ``label__<task>`` of each of its tasks.
+        rows: The model's raw columns and ``label__<task>`` of each of its tasks, null where there is none.
         shipment: The model.
         scenario_names: In the model's order.
     """
@@ -161,5 +162,6 @@ def evaluate(rows: DataFrame, shipment: ModelShipment, scenario_names: Sequence[
 
 
 def _matrix(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
-    """``(R, len(names))`` of the named columns."""
-    return np.stack([table[name].to_numpy().astype(np.float32) for name in names], axis=1)
+    """``(R, len(names))`` of the named columns, -1 for a null."""
+    columns = [pc.fill_null(table[name], NO_LABEL) for name in names]
+    return np.stack([column.to_numpy().astype(np.float32) for column in columns], axis=1)

@@ -60,12 +60,16 @@ class DataShape:
     Args:
         layout: Features, scenarios and tasks.
         scenario_rows: Training rows of each scenario.
+        whole: What they weigh before negatives are sampled; the rows where left out.
+        trained: What they weigh as they are trained on; the rows where left out.
         total_steps: Steps of the whole run.
     """
 
     layout: BatchLayout
     scenario_rows: Sequence[int]
     total_steps: int
+    whole: Sequence[float] | None = None
+    trained: Sequence[float] | None = None
 
 
 def assemble(
@@ -94,7 +98,9 @@ def assemble(
     set_threads(settings.training.threads_per_worker, world)
     layout = build_layout(settings.model, job.schema)
     steps = settings.training.epochs * epoch_plan(job, 0).num_steps
-    data = DataShape(layout, job.snapshot.scenario_rows["train"], steps)
+    snapshot = job.snapshot
+    weights = snapshot.whole_weights(), snapshot.trained_weights()
+    data = DataShape(layout, snapshot.scenario_rows["train"], steps, *weights)
     parts = build_parts(settings, data, world, progress)
     average = WeightAverage(parts.model)
     state = RunState(parts, average, run_identity(settings, job.snapshot))
@@ -141,13 +147,16 @@ def build_parts(
     optimisers = RunOptimisers(model, settings.optimiser, data.total_steps)
     exchange = GradientExchange(model.dense_parameters(), world, num_statistics=statistics.size)
     table = build_table_exchange(training.table, model.embedding, optimisers.table, exchange, world, progress)
-    loss = build_loss(settings, data.layout, data.scenario_rows).to(world.device)
+    loss = build_loss(settings, data).to(world.device)
     return StepParts(world, model, loss, balance, optimisers, statistics, exchange, table)
 
 
-def build_loss(settings: RunSettings, layout: BatchLayout, scenario_rows: Sequence[int]) -> MultiTaskLoss:
-    """The loss that the settings describe, over a training split with these rows per scenario."""
-    weights = loss_weights(settings.loss, layout.scenario_names, layout.task_names, scenario_rows)
+def build_loss(settings: RunSettings, data: DataShape) -> MultiTaskLoss:
+    """The loss that the settings describe, over such training rows."""
+    layout, rows = data.layout, data.scenario_rows
+    weights = loss_weights(
+        settings.loss, layout.scenario_names, layout.task_names, rows, data.whole, data.trained
+    )
     return MultiTaskLoss(weights.row_factors, weights.tasks, settings.loss.calibrator_weight)
 
 

@@ -162,7 +162,11 @@ class Trainer:
             gradients.append(torch.cat([parts.exchange.dense_gradient(), row_gradients.flatten()]))
         task_losses = torch.tensor(losses, dtype=torch.float64)
         weights = torch.tensor(parts.balance.factors or [1.0] * num_tasks, dtype=torch.float64)
-        combined = parts.balance.combine(torch.stack(gradients), task_losses, global_step)
+        # What a task's labels cost on average, however many of the rows have one.
+        labels = parts.statistics.label_sums(parts.exchange.statistics).sum(dim=0).double().cpu()
+        rows_per_label = parts.statistics.rows(parts.exchange.statistics) / labels
+        means = torch.where(labels > 0, task_losses * rows_per_label, 0.0)
+        combined = parts.balance.combine(torch.stack(gradients), means, global_step)
         num_dense = combined.numel() - row_gradients.numel()
         parts.exchange.set_dense_gradient(combined[:num_dense])
         return ids, combined[num_dense:].view_as(row_gradients), float((weights * task_losses).sum())
@@ -180,7 +184,9 @@ class Trainer:
 
     def _task_losses(self, vector: Tensor) -> Tensor:
         statistics = self.parts.statistics
-        return self.parts.loss.task_losses(statistics.cell_sums(vector), statistics.rows(vector))
+        return self.parts.loss.task_losses(
+            statistics.cell_sums(vector), statistics.label_sums(vector).sum(dim=0)
+        )
 
     def _as_tensor(self, factors: Sequence[float] | None) -> Tensor | None:
         return None if factors is None else torch.tensor(factors, device=self._device)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_eng.encoder.state import EncoderState
+from feature_eng.snapshot import SnapshotRef
 from foundation import stores
 from hinet_model.objective.losses import loss_weights
 from hinet_model.objective.metrics import metric_name
@@ -47,10 +48,18 @@ class RunRecorder:
         self._points: list[Point] = []
         self._points_since = time.monotonic()
 
-    def log_loss_weights(self, scenario_rows: tuple[int, ...]) -> None:
+    def log_loss_weights(self, snapshot: SnapshotRef) -> None:
         """Record the dataset proportions and what they make of a row's loss."""
         loss = self._settings.loss
-        weights = loss_weights(loss, self._scenarios, self._tasks, scenario_rows)
+        scenario_rows = snapshot.scenario_rows["train"]
+        weights = loss_weights(
+            loss,
+            self._scenarios,
+            self._tasks,
+            scenario_rows,
+            snapshot.whole_weights(),
+            snapshot.trained_weights(),
+        )
         self._tracker.log_loss_weights(
             loss.scheme,
             self._scenarios,

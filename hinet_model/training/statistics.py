@@ -1,6 +1,6 @@
 """Step statistics: what a step measures, side by side in the vector that is summed over the workers with the gradients.
 
-    loss | workers that wish to stop | rows | loss sums (M x N) | rows of each scenario (M) | moments of normalisations
+    loss | workers that wish to stop | rows | loss sums (M x N) | what labels weigh (M x N) | moments of normalisations
 
 Shape letters in this file:
     M  scenarios   N  tasks
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hinet_model.data.batch import Batch
 from hinet_model.nn.normalisation import ScenarioNorm
+from hinet_model.objective.losses import label_weights
 
 _LOSS, _STOP, _ROWS, _CELLS = 0, 1, 2, 3
 
@@ -49,7 +50,7 @@ class StepStatistics:
     def __init__(self, num_scenarios: int, num_tasks: int, norms: Sequence[ScenarioNorm] = ()) -> None:
         self.num_scenarios, self.num_tasks, self._norms = num_scenarios, num_tasks, list(norms)
         self._num_cells = num_scenarios * num_tasks
-        self.num_summed = _CELLS + self._num_cells + num_scenarios
+        self.num_summed = _CELLS + 2 * self._num_cells
         self.size = self.num_summed + sum(norm.num_statistics for norm in self._norms)
 
     def write(self, vector: Tensor, batch: Batch, loss: Tensor, cells_MN: Tensor, stop: bool) -> None:
@@ -58,9 +59,9 @@ class StepStatistics:
         vector[_STOP] = float(stop)
         vector[_ROWS] = batch.num_rows
         vector[_CELLS : _CELLS + self._num_cells] = cells_MN.detach().reshape(-1)
-        vector[_CELLS + self._num_cells : self.num_summed] = torch.tensor(
-            batch.scenario_counts, dtype=torch.float32
-        )
+        labels_MN = cells_MN.new_zeros(self.num_scenarios, self.num_tasks)
+        labels_MN.index_add_(0, batch.scenario_index, label_weights(batch).to(cells_MN.dtype))
+        vector[_CELLS + self._num_cells : self.num_summed] = labels_MN.reshape(-1)
 
     def write_moments(self, vector: Tensor) -> None:
         """Write down what this rank's batch adds to the moments of the normalisations."""
@@ -99,8 +100,15 @@ class StepStatistics:
         """Sums of the cross-entropies. ``(M, N)``"""
         return sums[_CELLS : _CELLS + self._num_cells].reshape(self.num_scenarios, self.num_tasks)
 
+    def label_sums(self, sums: Tensor) -> Tensor:
+        """What the labels of each scenario and task weigh together: their number, where rows have no weights.
+
+        ``(M, N)``
+        """
+        labels = sums[_CELLS + self._num_cells : _CELLS + 2 * self._num_cells]
+        return labels.reshape(self.num_scenarios, self.num_tasks)
+
     def cell_means(self, sums: Tensor) -> npt.NDArray[np.float64]:
-        """Mean cross-entropy of each scenario and task; NaN for a scenario without rows. ``(M, N)``"""
-        counts = sums[_CELLS + self._num_cells : self.num_summed].unsqueeze(1)
-        means: npt.NDArray[np.float64] = (self.cell_sums(sums) / counts).numpy()
+        """Mean cross-entropy of each scenario and task; NaN for one without labels. ``(M, N)``"""
+        means: npt.NDArray[np.float64] = (self.cell_sums(sums) / self.label_sums(sums)).numpy()
         return means

@@ -21,6 +21,6 @@ def small_contract(**sections: Any) -> Contract:
         "scenario": {"column": "page", "values": {"home": {"in": [1]}, "search": {"in": [2, 3]}}},
         "tasks": {"click": {"column": "clicked", "equals": 1}},
         "features": FEATURES,
-        "split": {"method": "random"},
+        "split": {"method": "random", "allow_leakage": True},
     }
     return to_contract({**mapping, **sections})

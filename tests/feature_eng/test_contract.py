@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,57 @@ def test_a_faulty_task_is_not_reported_again_where_it_is_named() -> None:
         ({"split__fractions": [0.8, 0.1, 0.2]}, "split.fractions: [0.8, 0.1, 0.2] are not shares"),
         ({"source__main": "show"}, "source.main: no table is called 'show'; did you mean 'shown'?"),
         ({"features__item__kind": "categoric"}, "did you mean 'categorical'?"),
+        (
+            {"tasks__click__null_is": 1},
+            "tasks.click.null_is: '1' is not known; expected 0, 'reject' or 'missing'",
+        ),
+        ({"tasks__click__known_after": 0}, "tasks.click.known_after: 0 is not after the row's time"),
+        ({"tasks__click__known_after": True}, "tasks.click.known_after: True is neither a column nor"),
+        ({"tasks__click__attribution": "last"}, "tasks.click: 'sum' and 'attribution' go with 'table'"),
+        ({"tasks__click__scenarios": ["hom"]}, "tasks.click.scenarios: no scenario is called 'hom'"),
+        ({"tasks__click__scenarios": []}, "tasks.click: 'scenarios' is empty"),
+        ({"tasks__order__null_is": 0}, "tasks.order: 'null_is' and 'known_after' go with 'column'"),
+        ({"tasks__order__at_least": 5}, "tasks.order: 'greater_than', 'at_least', 'equals' go with 'column'"),
+        ({"tasks__order__sum": "amount"}, "tasks.order: a label by 'sum' needs exactly one of"),
+        ({"tasks__order__attribution": "middle"}, "tasks.order.attribution"),
+        ({"weight": "split"}, "weight: the column name 'split' is taken"),
+        (
+            {"sampling": {"keep_negatives": 0}},
+            "sampling.keep_negatives: 0 is not usable; expected greater than 0",
+        ),
+        ({"sampling": {"keep_negatives": 0.1, "task": "clik"}}, "did you mean 'click'?"),
+        ({"sampling": {"keep_negatives": 0.1, "by_scenario": {"serch": 1}}}, "did you mean 'search'?"),
+        (
+            {"sampling": {"keep_negatives": 0.1, "correction": "shift"}},
+            "sampling.task: is missing; correction",
+        ),
+        (
+            {"split": {"method": "random"}},
+            "split.method: 'random' would show training rows what test rows did",
+        ),
+        ({"split": {"method": "user_disjoint", "gap": 5}}, "split: 'gap' goes with method 'time' or 'dates'"),
+        ({"split__train": ["2022-04-08", None]}, "split: 'train' goes with method 'dates'"),
+        ({"split": {"method": "dates"}}, "split: method 'dates' needs 'train: [first, last]'"),
+        (
+            {"split": {"method": "dates", "train": [20220408, None]}},
+            "20220408 is not a date; expected 2022-04-08",
+        ),
+        ({"split": {"method": "dates", "train": ["2022-04-31", None]}}, "'2022-04-31' is not a date"),
+        (
+            {"split": {"method": "dates", "train": ["2022-04-21", "2022-04-08"]}},
+            "'train' ends before it begins",
+        ),
+        (
+            {
+                "split": {
+                    "method": "dates",
+                    "train": ["2022-04-08", "2022-04-21"],
+                    "test": ["2022-04-21", None],
+                }
+            },
+            "split: 'test' must begin after 'train' has ended",
+        ),
+        ({"split__zone": "Asia/Shanghay"}, "split.zone: 'Asia/Shanghay' is no time zone"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
@@ -174,3 +226,39 @@ def test_a_number_is_plain_decimal_notation(value: object, read: float | None) -
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_finite_number_is_read_back_from_its_text(value: float) -> None:
     assert to_number(repr(value)) == value
+
+
+def test_a_date_is_read_as_yaml_gives_it_and_ends_with_its_last_second() -> None:
+    dates = {"method": "dates", "zone": "Asia/Shanghai", "train": [None, date(2022, 4, 21)],
+             "validation": ["2022-04-22T00:00:00+08:00", "2022-04-22 11:59:59"]}  # fmt: skip
+    contract = to_contract(changed(split=dates))
+    first_of_april_22 = 1_650_556_800
+    assert contract.split.spans == {
+        "train": (None, first_of_april_22 - 1),
+        "validation": (first_of_april_22, first_of_april_22 + 12 * 3600 - 1),
+    }
+    assert contract.split.wanted == ("train", "validation")
+    again = to_contract(contract.model_dump(mode="json", by_alias=True))
+    assert again.split == contract.split
+    assert again.fingerprint == contract.fingerprint
+
+
+def test_all_faults_of_labels_sampling_and_split_are_named_at_once() -> None:
+    faults = faults_of(
+        tasks__click__scenarios=["hom"],
+        sampling={"keep_negatives": 2, "corection": "shift"},
+        split={"method": "random", "gap": "1x"},
+    )
+    assert [fault.split(":")[0] for fault in faults] == [
+        "split.gap", "sampling.keep_negatives", "sampling.corection", "tasks.click.scenarios",
+    ]  # fmt: skip
+
+
+def test_a_setting_left_at_its_default_leaves_the_fingerprint_alone() -> None:
+    plain = to_contract(SMALL).fingerprint
+    assert (
+        to_contract(changed(tasks__click__null_is="reject", split__allow_leakage=False)).fingerprint == plain
+    )
+    assert to_contract(changed(tasks__click__null_is=0)).fingerprint != plain
+    assert to_contract(changed(weight="worth")).fingerprint != plain
+    assert load_contract(CONTRACTS / "movielens.yml").fingerprint.startswith("b9f5de0e49c694cb")

@@ -41,7 +41,7 @@ def a_contract(**features: dict[str, Any]) -> Contract:
             "scenario": {"column": "page", "values": {"home": {"in": ["h"]}, "search": {"in": ["s"]}}},
             "tasks": {"click": {"column": "clicked", "at_least": 1}},
             "features": {"item": {"kind": "categorical", "column": "item"}, **features},
-            "split": {"method": "random"},
+            "split": {"method": "random", "allow_leakage": True},
         }
     )
 
@@ -266,3 +266,31 @@ def test_no_training_rows_is_said(spark: SparkSession) -> None:
     contract = a_contract()
     with pytest.raises(EncoderError, match="no training rows"):
         fit(spark.createDataFrame([("test", "h", 1)], "split string, page string, item bigint"), contract)
+
+
+def weighted_state() -> EncoderState:
+    state = a_state()
+    contract = state.contract.model_copy(update={"weight": "worth"})
+    return EncoderState(contract, state.operations, state.vocabularies, state.raw_types)
+
+
+def test_a_missing_label_is_minus_1_and_a_weight_goes_with_the_labels() -> None:
+    table = raw_table().append_column("label__click", pa.array([1, None, 0], pa.int32()))
+    table = table.append_column("row_weight", pa.array([0.0, 2.5, 1e-3]))
+    encoded = arrow.encode(table, weighted_state(), labels=True)
+    assert encoded["label__click"].tolist() == [1.0, -1.0, 0.0]
+    assert encoded["row_weight"].tolist() == [0.0, 2.5, float(np.float32(1e-3))]
+    assert encoded["label__click"].dtype == encoded["row_weight"].dtype == np.float32
+    assert "row_weight" not in arrow.encode(table, a_state(), labels=True)
+    assert "row_weight" not in arrow.encode(table, weighted_state())
+
+
+def test_the_model_is_told_of_weights_and_shifts_only_where_there_are_any() -> None:
+    assert set(a_state().model_schema()) == {"fields", "scenario_names", "task_names"}
+    assert weighted_state().model_schema()["row_weights"] is True
+    mapping = {**CONTRACT.model_dump(mode="json", by_alias=True), "sampling": {
+        "keep_negatives": 0.25, "by_scenario": {"search": 1.0}, "correction": "shift",
+    }}  # fmt: skip
+    sampled = EncoderState(to_contract(mapping), {}, {}, {})
+    assert sampled.model_schema()["shift"] == {"task": 0, "kept_negatives": [0.25, 1.0]}
+    assert "row_weights" not in sampled.model_schema()

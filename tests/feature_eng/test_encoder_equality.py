@@ -57,7 +57,8 @@ CONTRACT = to_contract(
             "seen": {"kind": "count"},
             "clicks": {"kind": "rate", "task": "click"},
         },
-        "split": {"method": "random"},
+        "split": {"method": "random", "allow_leakage": True},
+        "weight": "worth",
     }
 )
 
@@ -89,7 +90,8 @@ ROW = st.fixed_dictionaries(
         "recent_hashed": st.none() | st.lists(st.none() | USERS, max_size=4),
         "seen": st.none() | st.integers(0, 2**40),
         "clicks": st.none() | st.floats(0, 1),
-        "label__click": st.integers(0, 1),
+        "label__click": st.none() | st.integers(0, 1),
+        "row_weight": st.floats(0, 1e30),
     }
 )
 SCHEMA = pa.schema(
@@ -98,6 +100,7 @@ SCHEMA = pa.schema(
         ("item", pa.string()), ("tags", pa.string()), ("words", pa.string()), ("price", pa.float64()),
         ("stock", pa.int64()), ("recent", pa.list_(pa.string())), ("recent_hashed", pa.list_(pa.int64())),
         ("seen", pa.int64()), ("clicks", pa.float64()), ("label__click", pa.int32()),
+        ("row_weight", pa.float64()),
     ]
 )  # fmt: skip
 
@@ -137,6 +140,7 @@ def test_spark_and_arrow_give_equal_rows(spark: SparkSession) -> None:
         assert 0 in by_arrow[name], name
         assert by_arrow[name].max() > 1, name
     assert -1 in by_arrow["recent__2"]
+    assert -1 in by_arrow["label__click"]
     assert by_arrow["recent__2"].max() > 0
     assert np.isfinite(by_arrow["price"]).all()
 

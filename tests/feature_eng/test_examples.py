@@ -54,6 +54,7 @@ def test_an_order_counts_inside_its_window_and_never_doubles_an_impression(spark
             ("too late", 1, "a", 15001, 1, 1.0),
             ("other item", 1, "b", 11000, 1, 1.0),
             ("other user", 3, "a", 11000, 1, None),
+            ("still open", 9, "a", 18601, 1, 1.0),
         ],
         "row string, who long, what string, at long, page int, price double",
     )
@@ -79,8 +80,9 @@ def test_an_order_counts_inside_its_window_and_never_doubles_an_impression(spark
         "too late": (0, 18601),
         "other item": (0, 14600),
         "other user": (0, 14600),
+        "still open": (None, 22201),
     }
-    assert to_examples(events, contract).count() == 7
+    assert to_examples(events, contract).count() == 8
 
 
 def test_a_log_with_five_scenarios_and_three_tasks_needs_a_contract_and_no_code(spark: SparkSession) -> None:
@@ -105,7 +107,7 @@ def test_a_log_with_five_scenarios_and_three_tasks_needs_a_contract_and_no_code(
     )
     orders = spark.createDataFrame([(7, "a", 15)], "who long, what string, at long")
     events = to_events({"shown": shown, "orders": orders}, contract)
-    rows = to_examples(events, contract).orderBy("who", "at").collect()
+    rows = to_examples(events, contract, as_of=4000).orderBy("who", "at").collect()
     assert [
         (row["scenario"], row["label__click"], row["label__order"], row["label__dwell"]) for row in rows
     ] == [("page_1", 1, 1, 1), ("page_5", 0, 0, 0), ("page_3", 1, 0, 0)]

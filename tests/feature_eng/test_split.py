@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from small_logs import small_contract
 
+from feature_eng.contract import to_instant
 from feature_eng.split import with_split
 
 pytestmark = pytest.mark.spark
@@ -69,3 +70,66 @@ def test_the_user_split_follows_first_appearances_of_item_then_user(spark: Spark
         name: {rows[n][1] for n, split in splits.items() if split == name} for name in ("train", "test")
     }
     assert not users_of["train"] & users_of["test"]
+
+
+DATES = {
+    "method": "dates",
+    "train": ["2022-04-08", "2022-04-21"],
+    "validation": ["2022-04-22", "2022-04-28"],
+    "test": ["2022-04-29", None],
+}
+
+
+def by_dates(spark: SparkSession, times: list[int], **split: object) -> dict[int, str]:
+    contract = small_contract(
+        columns={"key": ["row"], "user": "who", "item": "what", "time": "at"}, split={**DATES, **split}
+    )
+    rows = [(n, 0, 0, at, n) for n, at in enumerate(times)]
+    return {
+        row["at"]: row["split"] for row in with_split(spark.createDataFrame(rows, SCHEMA), contract).collect()
+    }
+
+
+def test_dates_are_whole_days_of_their_zone_both_included(spark: SparkSession) -> None:
+    edges = [to_instant(day, "Asia/Shanghai") for day in ("2022-04-08", "2022-04-22", "2022-04-29")]
+    assert edges[0] == 1_649_347_200
+    times = [at for edge in edges for at in (edge - 1, edge)]
+    assert by_dates(spark, times, zone="Asia/Shanghai") == dict(
+        zip(times, ["outside", "train", "train", "validation", "validation", "test"], strict=True)
+    )
+    # In UTC the days begin eight hours later.
+    assert by_dates(spark, times)[edges[1]] == "train"
+
+
+def test_a_gap_keeps_rows_out_whose_labels_would_be_known_in_the_next_splits_time(
+    spark: SparkSession,
+) -> None:
+    edge = to_instant("2022-04-22")
+    times = [edge - 3601, edge - 3600, edge - 1, edge]
+    assert by_dates(spark, times, gap="1h") == dict(
+        zip(times, ["train", "gap", "gap", "validation"], strict=True)
+    )
+    contract = small_contract(split={"method": "time", "fractions": [0.5, 0.5, 0], "gap": 2})
+    rows = [(n, 0, 0, n, n) for n in range(8)]
+    parted = with_split(spark.createDataFrame(rows, SCHEMA), contract).collect()
+    assert [row["split"] for row in sorted(parted)] == ["train"] * 2 + ["gap"] * 2 + ["validation"] * 4
+
+
+@pytest.mark.parametrize("method", ["time", "dates", "random", "user_disjoint"])
+def test_rows_that_are_not_mature_are_in_no_split_and_take_no_share(spark: SparkSession, method: str) -> None:
+    rows = [(n, n // 4, n % 4, to_instant("2022-04-10") + n, n) for n in range(40)]
+    late = [(n, n // 4, n % 4, to_instant("2022-04-10") + n, n) for n in range(40, 60)]
+    split = {"dates": DATES, "random": {"method": "random", "fractions": [0.5, 0.5, 0]}}.get(
+        method, {"method": method, "fractions": [0.5, 0.5, 0]}
+    )
+    contract = small_contract(
+        columns={"key": ["row"], "user": "who", "item": "what", "time": "at", "position": "position"},
+        split=split,
+    )
+    plain = with_split(spark.createDataFrame(rows, SCHEMA), contract)
+    marked = spark.createDataFrame(
+        [(*row, row[0] < 40) for row in rows + late], f"{SCHEMA}, is_mature boolean"
+    )
+    found = {row["row"]: row["split"] for row in with_split(marked, contract).collect()}
+    assert {row: found.pop(row) for row in range(40, 60)} == dict.fromkeys(range(40, 60), "immature")
+    assert found == {row["row"]: row["split"] for row in plain.collect()}

@@ -56,7 +56,7 @@ def write_contract(path: Path, name: str = "small", behaviour: bool = True) -> P
             "zip": {"kind": "categorical", "column": "zip", "buckets": 8},
             "recent_items": {"kind": "history", "of": "item", "last": 3},
         },
-        "split": {"method": "random", "fractions": [0.7, 0.1, 0.2]},
+        "split": {"method": "random", "fractions": [0.7, 0.1, 0.2], "allow_leakage": True},
     }
     path.write_text(yaml.safe_dump(contract, sort_keys=False))
     return path

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from feature_eng.contract import Contract, to_contract
+from feature_eng.contract import Contract, ContractError, to_contract
 from feature_eng.encoder.state import EncoderState
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,8 @@ def write_log(folder: Path) -> None:
     lines.append("0,0,0,search,0,a")
     (folder / "impressions.csv").write_text("\n".join(lines))
     orders = [{"shopper": row % 7, "product": row % 11, "at": row * 60 + 30} for row in range(0, 200, 10)]
+    # The data go on until every impression's window has closed.
+    orders.append({"shopper": 99, "product": 99, "at": 199 * 60 + 3600})
     (folder / "orders.json").write_text("\n".join(json.dumps(order) for order in orders))
 
 
@@ -108,6 +111,63 @@ def test_a_log_becomes_a_training_table(
     assert again.encoder_digest == snapshot.encoder_digest
     assert again.scenario_rows == snapshot.scenario_rows
     snapshot.check_files("train")
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_build_as_of_a_time_with_weights_and_a_sample_says_what_training_must_know(
+    job: ModuleType, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log(tmp_path)
+    mapping = shop_contract().model_dump(mode="json", by_alias=True)
+    mapping["tasks"]["order"]["scenarios"] = ["home"]
+    sampling = {"keep_negatives": 0.5, "by_scenario": {"home": 0.2}, "task": "click"}
+    contract = to_contract({**mapping, "weight": "shopper", "sampling": sampling})
+    as_of = job.second_of("1970-01-01T03:00:00", contract)
+    assert as_of == 10_800
+    snapshot = job.build(spark, contract, str(tmp_path), tmp_path / "warehouse", as_of=as_of)
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    # Rows of home with an hour to go, and those of search that had been shown: every third row is of search.
+    immature = {cell.scenario: cell.rows for cell in snapshot.cells if cell.split == "immature"}
+    late = [row for row in range(200) if row * 60 > as_of - 3600 * (row % 3 > 0)]
+    assert immature == {
+        name: sum((row % 3 > 0) == (name == "home") for row in late) for name in ("home", "search")
+    }
+    assert sum(cell.rows for cell in snapshot.cells) == 200
+    table = pa.concat_tables(pq.ParquetFile(file.path).read() for file in snapshot.files_of("train"))
+    is_home = table["scenario_index"].to_numpy() == 0
+    label, order = (table[f"label__{task}"].to_numpy() for task in ("click", "order"))
+    assert set(order[is_home]) == {0.0, 1.0}
+    assert set(order[~is_home]) == {-1.0}
+    weight = table["row_weight"].to_numpy()
+    factor = np.where(label == 1, 1, np.where(is_home, 5, 2))
+    assert set(weight / factor) <= set(range(7))
+    assert snapshot.trained_weights() == pytest.approx((weight[is_home].sum(), weight[~is_home].sum()))
+    whole = {"home": 0, "search": 0}
+    for cell in snapshot.cells:
+        whole[cell.scenario] += cell.weight if cell.split in ("train", "unsampled") else 0
+    assert snapshot.whole_weights() == tuple(whole.values())
+    assert whole["home"] > weight[is_home & (label == 1)].sum() > 0
+    assert ["search", "order", "train"] not in [row[:3] for row in said]
+    assert ["click", "labels"] in [row[-4:-2] for row in said if row[:2] == ["scenario", "split"]]
+
+
+def test_as_of_is_the_end_of_a_day_or_a_time_and_needs_one_in_the_contract(job: ModuleType) -> None:
+    contract = shop_contract()
+    assert job.second_of(None, contract) is None
+    assert job.second_of("1970-01-02", contract) == 2 * 86_400 - 1
+    assert job.second_of("1970-01-02T01:00:00+01:00", contract) == 86_400
+    with pytest.raises(ContractError, match=r"^--as-of: 'soon' is not a date; expected 2022-04-08"):
+        job.second_of("soon", contract)
+    mapping = {
+        **contract.model_dump(mode="json", by_alias=True),
+        "behaviour": False,
+        "split": {"method": "random"},
+    }
+    mapping["tasks"].pop("order")
+    mapping["columns"].pop("time")
+    with pytest.raises(ContractError, match=r"^--as-of: the contract names no columns\.time"):
+        job.second_of("1970-01-02", to_contract(mapping))
 
 
 def test_help_shows_examples(job: ModuleType) -> None:

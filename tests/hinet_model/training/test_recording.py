@@ -47,7 +47,7 @@ def test_the_weights_of_tasks_are_recorded_each_epoch_as_they_move(
     notebook: Any = Notebook()
     state: Any = SimpleNamespace(scenario_names=("home", "search", "channel"), task_names=("click", "like"))
     recorder = RunRecorder(notebook, settings, state)
-    recorder.log_loss_weights(job.snapshot.scenario_rows["train"])
+    recorder.log_loss_weights(job.snapshot)
     for report in reporter.reports:
         recorder.record(report)
     scheme, _, rows, alphas, _, tasks = notebook.weights

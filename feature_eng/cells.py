@@ -1,0 +1,118 @@
+"""What there is to learn and to judge: rows, labels and label 1 per scenario and split, before training is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from feature_eng.contract import SPLITS, Contract, ContractError
+from feature_eng.events import column
+from feature_eng.snapshot import CellCount
+
+
+def count_cells(examples: DataFrame, contract: Contract) -> tuple[list[CellCount], str]:
+    """Count every scenario in every split; and the data's version, a digest of all rows.
+
+    The digest does not depend on the order of rows: equal data have an equal version.
+
+    Returns:
+        Cells in the contract's order: the splits that it wants, rows or not, then those of rows in none.
+    """
+    tasks = contract.task_names
+    counts = [F.count(f"label__{task}").alias(f"labels__{task}") for task in tasks]
+    counts += [F.sum(f"label__{task}").alias(f"positives__{task}") for task in tasks]
+    if contract.has_row_weights:
+        counts.append(F.sum("row_weight").alias("trained_weight"))
+    if contract.weight is not None:
+        counts.append(F.sum(column(contract.weight)).alias("weight"))
+    digest = F.sum(F.xxhash64(*sorted(examples.columns)).cast("decimal(38, 0)")).alias("digest")
+    counted = examples.groupBy("scenario", "split").agg(F.count("*").alias("rows"), *counts, digest).collect()
+    found = {(row["scenario"], row["split"]): row.asDict() for row in counted}
+    in_none = sorted({split for _, split in found} - set(SPLITS))
+    cells = []
+    for scenario in contract.scenario_names:
+        for split in (*SPLITS, *in_none):
+            row = found.get((scenario, split))
+            if row is None and split not in contract.split.wanted:
+                continue
+            row = row or {}
+            rows = row.get("rows", 0)
+            weight = float(row.get("weight", rows))
+            cells.append(
+                CellCount(
+                    scenario,
+                    split,
+                    rows,
+                    tuple(row.get(f"labels__{task}", 0) for task in tasks),
+                    tuple(int(row.get(f"positives__{task}") or 0) for task in tasks),
+                    weight=weight,
+                    trained_weight=float(row.get("trained_weight", weight)),
+                )
+            )
+    return cells, f"{sum(int(row['digest']) for row in counted) % 2**64:016x}"
+
+
+def check_splits(cells: Sequence[CellCount], contract: Contract) -> None:
+    """Stop where a split that the contract wants has no rows, or the training rows weigh nothing.
+
+    Raises:
+        ContractError: One line, with what rows there are.
+    """
+    rows: dict[str, int] = {}
+    for cell in cells:
+        rows[cell.split] = rows.get(cell.split, 0) + cell.rows
+    empty = [split for split in contract.split.wanted if not rows.get(split)]
+    if empty:
+        there_are = ", ".join(f"{split} {count:,}" for split, count in rows.items())
+        what = "fractions" if contract.split.method != "dates" else "dates"
+        raise ContractError(
+            [
+                f"split: no rows in {' and '.join(empty)} (rows: {there_are}); expected other {what}, or more data"
+            ]
+        )
+    if sum(cell.trained_weight for cell in cells if cell.split == "train") <= 0:
+        raise ContractError(
+            [f"weight: every training row weighs 0 in '{contract.weight}'; expected some above 0"]
+        )
+
+
+def cells_rows(
+    cells: Sequence[CellCount], task_names: Sequence[str]
+) -> tuple[list[str], list[tuple[object, ...]]]:
+    """Header and lines of a table of the cells; with the number of labels where some are missing."""
+    partial = [
+        place for place in range(len(task_names)) if any(cell.labels[place] != cell.rows for cell in cells)
+    ]
+    header = ["scenario", "split", "rows", *(f"{task} = 1" for task in task_names)]
+    header += [f"{task_names[place]} labels" for place in partial]
+    lines: list[tuple[object, ...]] = [
+        (cell.scenario, cell.split, cell.rows, *cell.positives, *(cell.labels[place] for place in partial))
+        for cell in cells
+    ]
+    return header, lines
+
+
+def blind_spots(cells: Sequence[CellCount], contract: Contract) -> list[tuple[str, str, str, str]]:
+    """Scenario, task, split and reason of what training cannot learn, or what metrics cannot judge."""
+    return [
+        (cell.scenario, name, cell.split, reason)
+        for cell in cells
+        if cell.split in SPLITS
+        for place, (name, task) in enumerate(contract.tasks.items())
+        if task.scenarios is None or cell.scenario in task.scenarios
+        for reason in _reasons(cell, place)
+    ]
+
+
+def _reasons(cell: CellCount, place: int) -> Iterator[str]:
+    outcome = "learned from other scenarios alone" if cell.split == "train" else "not judged"
+    if cell.rows == 0:
+        yield f"no rows: {outcome}"
+    elif cell.labels[place] == 0:
+        yield f"no labels: {outcome}"
+    elif cell.positives[place] == 0:
+        yield "label 1 never occurs: " + ("not learned" if cell.split == "train" else "AUC not defined")
+    elif cell.positives[place] == cell.labels[place]:
+        yield "label 0 never occurs: " + ("not learned" if cell.split == "train" else "AUC not defined")
