@@ -25,8 +25,9 @@ from petastorm.workers_pool.ventilator import Ventilator
 
 from feature_eng.snapshot import DataFile, SnapshotError, SnapshotRef, schema_hash
 from hinet_model.data.batch import Batch, BatchError, BatchLayout
-from hinet_model.data.loading import LOOKAHEAD, LoadingError, SnapshotReader
+from hinet_model.data.loading import LOOKAHEAD, SnapshotReader
 from hinet_model.data.plan import EpochPlan, PlanError, plan_epoch
+from hinet_model.data.row_groups import LoadingError
 
 LAYOUT = BatchLayout.from_schema(
     {
