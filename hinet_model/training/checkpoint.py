@@ -17,41 +17,23 @@ one stroke, and `prune` keeps what a kept checkpoint names.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import torch
 
 from foundation import stores
-from foundation.settings import UserError
 from hinet_model.nn.row_shard import WHOLE, RowShard
+from hinet_model.training import checkpoint_files
+from hinet_model.training.checkpoint_files import Alive, CheckpointError, DamagedError, unwatched
 from hinet_model.training.position import Best, Position
 
 FORMAT = 2
 
 _STATE, _POSITION, _MANIFEST = "state.pt", "position.json", "manifest.json"
-_CHUNK_BYTES = 8 << 20
-"""What is written, or read, between two signs of life."""
-
-Alive = Callable[[], None]
-"""Called in the midst of long work, to say that it goes on."""
-
-
-def _unwatched() -> None:
-    """For callers that nobody watches."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is damaged, or belongs to another run."""
-
-
-class DamagedError(CheckpointError):
-    """Something of a checkpoint is missing, or not what was written."""
 
 
 class OtherRunError(CheckpointError):
@@ -63,7 +45,7 @@ def name_of(global_step: int) -> str:
     return f"step-{global_step:09d}"
 
 
-def write(folder: stores.Place, state: dict[str, Any], position: Position, alive: Alive = _unwatched) -> str:
+def write(folder: stores.Place, state: dict[str, Any], position: Position, alive: Alive = unwatched) -> str:
     """Write one checkpoint below ``folder``.
 
     Args:
@@ -91,7 +73,7 @@ def write_rows(
     rows: dict[str, torch.Tensor],
     shard: RowShard,
     num_rows: int,
-    alive: Alive = _unwatched,
+    alive: Alive = unwatched,
 ) -> dict[str, Any]:
     """Write a shard's rows into a checkpoint that has begun.
 
@@ -107,7 +89,7 @@ def write_rows(
     """
     name = f"rows-{shard.place:05d}-of-{shard.count:05d}.pt"
     content = {"place": shard.place, "count": shard.count, "num_rows": num_rows, "rows": rows}
-    return {name: _save(stores.join(begun, name), content, alive)}
+    return {name: checkpoint_files.save(stores.join(begun, name), content, alive)}
 
 
 def finish(
@@ -115,7 +97,7 @@ def finish(
     state: dict[str, Any],
     position: Position,
     rows: dict[str, Any],
-    alive: Alive = _unwatched,
+    alive: Alive = unwatched,
 ) -> str:
     """Write the rest of a checkpoint that has begun, its manifest last; returns the checkpoint's place.
 
@@ -127,8 +109,10 @@ def finish(
         alive: Called while it goes on.
     """
     files = rows | {
-        _STATE: _save(stores.join(begun, _STATE), state, alive),
-        _POSITION: _save_text(stores.join(begun, _POSITION), {"format": FORMAT, **asdict(position)}),
+        _STATE: checkpoint_files.save(stores.join(begun, _STATE), state, alive),
+        _POSITION: checkpoint_files.save_text(
+            stores.join(begun, _POSITION), {"format": FORMAT, **asdict(position)}
+        ),
     }
     seen = stores.sizes([stores.join(begun, name) for name in files])
     lacking = [name for name, size in zip(files, seen, strict=True) if size != files[name]["size"]]
@@ -137,7 +121,7 @@ def finish(
             f"checkpoint {begun}: {', '.join(lacking)} was written, but rank 0 does not see it; "
             "expected storage that all share"
         )
-    _save_text(stores.join(begun, _MANIFEST), files)
+    checkpoint_files.save_text(stores.join(begun, _MANIFEST), files)
     return stores.normalised(begun)
 
 
@@ -163,7 +147,7 @@ def put_rows(state: dict[str, Any], rows: dict[str, torch.Tensor]) -> None:
 
 
 def read_shard(
-    checkpoint: stores.Place, shard: RowShard, device: torch.device | str = "cpu", alive: Alive = _unwatched
+    checkpoint: stores.Place, shard: RowShard, device: torch.device | str = "cpu", alive: Alive = unwatched
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Position]:
     """Read a checkpoint back, of what was written in shards the rows of one shard alone.
 
@@ -183,13 +167,13 @@ def read_shard(
     """
     manifest = _manifest(checkpoint)
     position = read_position(checkpoint)
-    state: dict[str, Any] = _load(checkpoint, manifest, _STATE, device, alive)
+    state: dict[str, Any] = checkpoint_files.load(checkpoint, manifest, _STATE, device, alive)
     dealt: dict[str, torch.Tensor] = {}
     names = sorted(name for name in manifest if name.startswith("rows-"))
     for place, name in enumerate(names):
         # Ids with these two remainders meet only if the distance is a multiple of the divisors' greatest common one.
         if (place - shard.place) % math.gcd(len(names), shard.count) == 0:
-            saved = _load(checkpoint, manifest, name, "cpu", alive)
+            saved = checkpoint_files.load(checkpoint, manifest, name, "cpu", alive)
             if (saved["place"], saved["count"]) != (place, len(names)):
                 raise DamagedError(
                     f"checkpoint {checkpoint}: {name} holds shard {saved['place']} of {saved['count']}; "
@@ -292,7 +276,9 @@ def read_position(checkpoint: stores.Place) -> Position:
     Raises:
         CheckpointError: It is damaged, or of another format.
     """
-    content = json.loads(_read(checkpoint, _manifest(checkpoint), _POSITION, _unwatched).getvalue())
+    content = json.loads(
+        checkpoint_files.read(checkpoint, _manifest(checkpoint), _POSITION, unwatched).getvalue()
+    )
     found = content.pop("format")
     if found != FORMAT:
         raise CheckpointError(
@@ -339,60 +325,3 @@ def _manifest(checkpoint: stores.Place) -> dict[str, Any]:
         if size is None:
             raise DamagedError(f"checkpoint {checkpoint}: {name} is missing")
     return manifest
-
-
-def _load(
-    checkpoint: stores.Place, manifest: dict[str, Any], name: str, device: torch.device | str, alive: Alive
-) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(
-        _read(checkpoint, manifest, name, alive), map_location=device, weights_only=True
-    )
-    return content
-
-
-def _read(checkpoint: stores.Place, manifest: dict[str, Any], name: str, alive: Alive) -> io.BytesIO:
-    """A file's content, which is what the manifest says."""
-    content, digest = io.BytesIO(), hashlib.sha256()
-    with stores.open_input(stores.join(checkpoint, name)) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            content.write(chunk)
-            alive()
-    if {"size": content.tell(), "sha256": digest.hexdigest()} != manifest.get(name):
-        raise DamagedError(f"checkpoint {checkpoint}: {name} is not what its manifest says")
-    content.seek(0)
-    return content
-
-
-def _save(file: str, content: dict[str, Any], alive: Alive) -> dict[str, Any]:
-    """Write tensors, to the disk and not only towards it; returns the file's fingerprint."""
-    with stores.open_output(file) as stream:
-        watched = _Watched(stream, alive)
-        torch.save(content, cast(BinaryIO, watched))
-    return {"size": watched.size, "sha256": watched.digest.hexdigest()}
-
-
-def _save_text(file: str, content: dict[str, Any]) -> dict[str, Any]:
-    data = json.dumps(content, indent=1).encode()
-    stores.write_bytes(file, data)
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-class _Watched:
-    """A file that ``torch.save`` writes to from front to back, in pieces with a sign of life after each."""
-
-    def __init__(self, stream: BinaryIO, alive: Alive) -> None:
-        self._stream, self._alive = stream, alive
-        self.digest = hashlib.sha256()
-        self.size = 0
-        self.flush = stream.flush
-
-    def write(self, data: bytes | memoryview) -> int:
-        with memoryview(data) as view:
-            for start in range(0, len(view), _CHUNK_BYTES):
-                piece = view[start : start + _CHUNK_BYTES]
-                self._stream.write(piece)
-                self.digest.update(piece)
-                self.size += len(piece)
-                self._alive()
-            return len(view)

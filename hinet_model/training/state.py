@@ -19,7 +19,7 @@ from foundation import stores
 from hinet_model.models.model import table_name
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
-from hinet_model.training.checkpoint import CheckpointError, DamagedError
+from hinet_model.training.checkpoint_files import CheckpointError, DamagedError
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.loop import StepParts
 from hinet_model.training.position import Best, Position

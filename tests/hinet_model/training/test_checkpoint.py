@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hinet_model.nn.row_shard import WHOLE
-from hinet_model.training import checkpoint
-from hinet_model.training.checkpoint import CheckpointError
+from hinet_model.training import checkpoint, checkpoint_files
+from hinet_model.training.checkpoint_files import CheckpointError
 from hinet_model.training.position import Best, Position
 
 POSITION = Position(epoch=1, step=3, global_step=7, identity={"model.name": "hinet"})
@@ -87,7 +87,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 def test_every_piece_that_is_written_or_read_and_hashed_on_the_way_is_a_sign_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(checkpoint_files, "_CHUNK_BYTES", 1 << 16)
     signs: list[int] = []
     state = {"w": torch.arange(1 << 18, dtype=torch.float32)}  # 16 pieces of 64 KiB
     path = checkpoint.write(tmp_path, state, POSITION, lambda: signs.append(1))

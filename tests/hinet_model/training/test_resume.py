@@ -19,9 +19,10 @@ from thread_world import in_threads
 from foundation import stores
 from hinet_model.config import LossSettings
 from hinet_model.data.batch import Batch
-from hinet_model.training import checkpoint, position
+from hinet_model.training import checkpoint, checkpoint_files, position
 from hinet_model.training.callbacks import Callback
-from hinet_model.training.checkpoint import CheckpointError, OtherRunError, best_or_last, name_of
+from hinet_model.training.checkpoint import OtherRunError, best_or_last, name_of
+from hinet_model.training.checkpoint_files import CheckpointError
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
@@ -251,13 +252,13 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_each_byte_read_once(
     content[len(content) // 2] ^= 1
     (newest / "state.pt").write_bytes(bytes(content))
     reads: list[str] = []
-    read = checkpoint._read
+    read = checkpoint_files.read
 
     def counted(folder: str, manifest: dict[str, Any], name: str, alive: Callable[[], None]) -> Any:
         reads.append(f"{Path(folder).name}/{name}")
         return read(folder, manifest, name, alive)
 
-    monkeypatch.setattr(checkpoint, "_read", counted)
+    monkeypatch.setattr(checkpoint_files, "read", counted)
 
     class Check(Callback):
         def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:

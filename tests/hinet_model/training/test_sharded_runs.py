@@ -24,7 +24,7 @@ from hinet_model.data.batch import Batch
 from hinet_model.nn.row_shard import RowShard
 from hinet_model.training import checkpoint, worker
 from hinet_model.training.callbacks import Callback
-from hinet_model.training.checkpoint import CheckpointError
+from hinet_model.training.checkpoint_files import CheckpointError
 from hinet_model.training.control import launch
 from hinet_model.training.control.monitor import TrainingError
 from hinet_model.training.control.reports import ReportList

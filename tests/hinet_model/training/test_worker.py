@@ -15,7 +15,8 @@ from hinet_model.data.batch import Batch
 from hinet_model.nn.native import library
 from hinet_model.training import assemble, checkpoint
 from hinet_model.training.callbacks import Callback
-from hinet_model.training.checkpoint import CheckpointError, best_or_last
+from hinet_model.training.checkpoint import best_or_last
+from hinet_model.training.checkpoint_files import CheckpointError
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
