@@ -31,6 +31,20 @@ _TEXTS = [
 ]
 
 
+_LONG = {
+    "feature_eng/delta.py": "the only reader and writer of Delta tables: what it refuses stands beside what it reads",
+    "feature_eng/encoder/state.py": "the closed set of operations, and the state that they make up",
+    "foundation/settings.py": "reading, checking and explaining are one walk over the same schema",
+    "hinet_model/data/batch.py": "a batch and its layout are defined by each other",
+    "hinet_model/lifecycle/registry.py": "every call to the registry, so that aliases move in one place",
+    "hinet_model/nn/native/routed_experts.cpp": "one operation, forward and backward, tile by tile",
+    "hinet_model/serving/scorer.py": "from raw rows to probabilities, and the folder that makes it possible",
+    "hinet_model/tracking/tracker.py": "every call that a run makes to MLflow, and its delivery",
+    "hinet_model/training/checkpoint.py": "what makes a checkpoint whole, from its beginning to its pruning",
+}
+"""Files of more than 300 lines, and why each is one story all the same."""
+
+
 def source_files(root: Path = ROOT) -> set[str]:
     """Every file of the source tree but ``__init__.py``, relative to the root."""
     found = set()
@@ -229,3 +243,13 @@ def test_only_jobs_configure_logging_and_nothing_prints() -> None:
             if "basicConfig" in text and path != ROOT / "foundation" / "job.py":
                 faults.append(f"{path}: configures logging")
     assert faults == []
+
+
+def test_a_file_of_more_than_300_lines_has_a_reason() -> None:
+    long = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("foundation", "feature_eng", "hinet_model", "jobs", "benchmarks", "build_tools")
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in (".py", ".cpp") and len(path.read_text(encoding="utf-8").splitlines()) > 300
+    ]
+    assert sorted(long) == sorted(_LONG)
