@@ -122,7 +122,7 @@ def check_pyfunc(mlflow_model: Path) -> None:
     example = input_example(registry.model_folder(mlflow_model))
     served = mlflow.pyfunc.load_model(str(mlflow_model)).predict(example)
     rows = pa.Table.from_pandas(example, schema=scorer.raw_schema, preserve_index=False)
-    logits = scorer.logits(scorer.encode(rows))
+    logits = scorer.calibrated_logits(scorer.encode(rows))
     found = served[[f"{task}_prob" for task in scorer.task_names]].to_numpy()
     wrong = np.argwhere(~same_probabilities(logits, found))
     if len(wrong):

@@ -6,6 +6,7 @@ It needs torch, numpy and pyarrow; no Spark, Horovod, Petastorm or MLflow. A mod
     model.json       format, architecture settings, schema of the inputs, contract fingerprint
     weights.pt       the model's state_dict, tensors only
     golden.parquet   a few raw rows, what they encode to and their logits
+    calibration.json what is done to the probabilities of each cell, where the model was calibrated
 
 The golden rows are scored again on every load. They catch what nothing else would: code of another
 version that encodes or multiplies differently, in a process that happened to load it first. Logits are
@@ -36,6 +37,7 @@ from hinet_model.models.features import build_layout
 from hinet_model.models.model import ScenarioModel
 from hinet_model.models.registry import read_saved_settings, read_settings
 from hinet_model.models.settings import ModelSettings
+from hinet_model.serving.calibration import Calibration
 
 FORMAT = 2
 """Version of the folder's layout. Raise it when weights of old folders would mean something else."""
@@ -45,7 +47,7 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.pt"
 GOLDEN_FILE = "golden.parquet"
 
-_RAW, _ENCODED, _LOGIT = "raw/", "encoded/", "logit/"
+_RAW, _ENCODED, _LOGIT, _CALIBRATED = "raw/", "encoded/", "logit/", "calibrated/"
 _NUMBER_TOLERANCE = 1e-6
 _BATCH_ROWS = 8192
 
@@ -82,6 +84,7 @@ class Scorer:
         self._model = model.eval()
         self._batch_rows = batch_rows
         self._unknown_scenario = settings.unknown_scenario
+        self.calibration: Calibration | None = None
 
     @classmethod
     def load(cls, folder: str | Path, threads: int | None = None) -> Scorer:
@@ -114,6 +117,10 @@ class Scorer:
             cause = str(error).partition("\n")[0]
             raise ScorerError(f"{folder / WEIGHTS_FILE}: not the weights of this model: {cause}") from error
         scorer = cls(state, model, settings)
+        try:
+            scorer.calibration = Calibration.load(folder)
+        except ValueError as error:
+            raise ScorerError(str(error)) from error
         scorer._check_golden(folder / GOLDEN_FILE)
         return scorer
 
@@ -163,10 +170,19 @@ class Scorer:
             raise ScorerError("; ".join(_missing(name, rows.schema.names) for name in missing))
         return arrow.encode(rows, self.state, unknown_scenario=self._unknown_scenario)
 
-    def score_encoded(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """Score encoded rows: the second half of :meth:`score`."""
+    def score_encoded(
+        self, encoded: Mapping[str, npt.NDArray[Any]], *, calibrated: bool = True
+    ) -> npt.NDArray[np.float32]:
+        """Score encoded rows: the second half of :meth:`score`.
+
+        Args:
+            encoded: From :meth:`encode`.
+            calibrated: Whether the model's calibration is applied, if it has one.
+        """
         scores: npt.NDArray[np.float32] = torch.sigmoid(torch.from_numpy(self.logits(encoded))).numpy()
-        return scores
+        if self.calibration is None or not calibrated:
+            return scores
+        return self.calibration.apply(scores, encoded["scenario_index"], self.scenario_names, self.task_names)
 
     def logits(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Log-odds of encoded rows, ``(B, N)``: what the probabilities are the sigmoid of."""
@@ -179,13 +195,27 @@ class Scorer:
                 logits[start + order] = self._model(batch).float().numpy()
         return logits
 
+    def calibrated_logits(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+        """Log-odds of what :meth:`score_encoded` answers, ``(B, N)``: the logits where there is no calibration."""
+        if self.calibration is None:
+            return self.logits(encoded).astype(np.float64)
+        probs = self.score_encoded(encoded).astype(np.float64)
+        with np.errstate(divide="ignore"):  # a probability of 0 or 1
+            found: npt.NDArray[np.float64] = np.log(probs) - np.log1p(-probs)
+        return found
+
     def golden(self, rows: pa.Table) -> pa.Table:
-        """Raw rows beside what they encode to and their logits."""
+        """Raw rows beside what they encode to and their logits, calibrated as well where the model is."""
         encoded = self.encode(rows)
         logits = self.logits(encoded)
         columns: dict[str, Any] = {_RAW + name: rows[name] for name in self.raw_schema.names}
         columns |= {_ENCODED + name: pa.array(values) for name, values in encoded.items()}
         columns |= {_LOGIT + task: pa.array(logits[:, j]) for j, task in enumerate(self.task_names)}
+        if self.calibration is not None:
+            calibrated = self.calibrated_logits(encoded)
+            columns |= {
+                _CALIBRATED + task: pa.array(calibrated[:, j]) for j, task in enumerate(self.task_names)
+            }
         return pa.table(columns)
 
     def _check_golden(self, path: Path) -> None:
@@ -199,7 +229,7 @@ class Scorer:
             if name.startswith(_RAW):
                 continue
             was, now = expected[name].to_numpy(), found[name].to_numpy()
-            if name.startswith(_LOGIT):
+            if name.startswith((_LOGIT, _CALIBRATED)):
                 wrong = np.flatnonzero(~same_logits(was, now))
             else:
                 off = np.abs(now.astype(np.float64) - was.astype(np.float64))
