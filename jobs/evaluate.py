@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from pyspark.errors import PythonException
@@ -13,14 +18,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
+from feature_eng.contract import Contract
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
 from foundation.job import job_parser, run_job, say
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, publishing, registry
-from hinet_model.lifecycle.evaluation import Evaluation
-from hinet_model.lifecycle.promotion import CellResult, decide
+from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, UNCALIBRATED, Evaluation
+from hinet_model.lifecycle.judging import contest
+from hinet_model.lifecycle.judging.sums import Shape
+from hinet_model.lifecycle.promotion import decide
 from hinet_model.lifecycle.registry import RegisteredVersion
-from hinet_model.report.tables import cells_table
+from hinet_model.report.tables import decision_table, judgements_table
 from hinet_model.serving import on_spark as scoring
 from hinet_model.serving.scorer import Scorer
 from hinet_model.settings import RunSettings
@@ -29,8 +37,13 @@ logger = logging.getLogger("evaluate")
 
 EXAMPLES = """\
   python jobs/evaluate.py --config conf/train/movielens.yml
-  python jobs/evaluate.py --config conf/train/movielens.yml --model-version 3
+  python jobs/evaluate.py --config conf/train/movielens.yml --slices gender,new_user
+  python jobs/evaluate.py --config conf/train/movielens.yml --model-version 3 --json local/evaluation.json
   spark-submit --properties-file conf/spark/local.conf jobs/evaluate.py --config conf/train/movielens.yml"""
+
+ROW = "row_id"
+NEW_USER = "new_user"
+"""A slice that is made here: whether the user has no row in the training split."""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -41,6 +54,11 @@ def arguments() -> argparse.ArgumentParser:
         "--model-version", default=registry.CHALLENGER, metavar="V",
         help="version or alias to judge (%(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--slices", default="", metavar="COLUMN,...",
+        help=f"judge the values of these columns of the examples too; '{NEW_USER}': users without a training row",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole evaluation to this file")
     return parser
 
 
@@ -50,28 +68,22 @@ def main() -> None:
     settings = load_settings(RunSettings, given.config, given.overrides)
     client = registry.connect(settings.mlflow.tracking_uri)
     name = settings.mlflow.registered_model
-    challenger = registry.resolve(client, name, given.model_version)
+    versions = {CHALLENGER: registry.resolve(client, name, given.model_version)}
     champion = registry.find(client, name, registry.CHAMPION)
-    if champion is not None and champion.version == challenger.version:
-        champion = None
-    spark = delta.build_session("evaluate", places=[training_table(challenger)[0]])
+    if champion is not None and champion.version != versions[CHALLENGER].version:
+        versions[CHAMPION] = champion
+    slices = tuple(part.strip() for part in given.slices.split(",") if part.strip())
+    spark = delta.build_session("evaluate", places=[training_table(versions[CHALLENGER])[0]])
     try:
-        rows, described = frozen_rows(spark, challenger)
-        challenger_cells = judged(spark, client, challenger, rows)
-        champion_cells = judged(spark, client, champion, rows) if champion is not None else None
+        examples, described = frozen_examples(spark, versions[CHALLENGER])
+        result = judged(spark, client, versions, examples, described, slices)
     finally:
         spark.stop()
-    result = Evaluation(
-        model=name,
-        challenger=challenger.version,
-        champion=champion.version if champion is not None else None,
-        rows=described,
-        challenger_cells=challenger_cells,
-        champion_cells=champion_cells,
-    )
-    decision = decide(result.challenger_cells, result.champion_cells)
-    evaluation.record(client, challenger, result, "passed" if decision.promote else "failed")
-    summarise(result, challenger)
+    decision = decide(result)
+    evaluation.record(client, versions[CHALLENGER], result, "passed" if decision.promote else "failed")
+    if given.json is not None:
+        given.json.write_text(result.to_json(), encoding="utf-8")
+    summarise(result, versions[CHALLENGER])
 
 
 def training_table(version: RegisteredVersion) -> tuple[str, int]:
@@ -82,8 +94,8 @@ def training_table(version: RegisteredVersion) -> tuple[str, int]:
     return table, int(training_version)
 
 
-def frozen_rows(spark: SparkSession, version: RegisteredVersion) -> tuple[DataFrame, dict[str, str]]:
-    """The test rows of the data that a version was trained on, raw, and how to find them again."""
+def frozen_examples(spark: SparkSession, version: RegisteredVersion) -> tuple[DataFrame, dict[str, str]]:
+    """The examples that a version was trained on, raw, with all splits; and how to find the test rows again."""
     table, training_version = training_table(version)
     properties = delta.properties(table, training_version)
     if properties["id"] != version.tags.get("table_id"):
@@ -99,50 +111,117 @@ def frozen_rows(spark: SparkSession, version: RegisteredVersion) -> tuple[DataFr
         "version": properties[EXAMPLES_VERSION],
         "split": "test",
         "contract_fingerprint": properties[CONTRACT_FINGERPRINT],
+        "training_table": table,
+        "training_version": str(training_version),
+        "training_table_id": properties["id"],
     }
-    examples = delta.read(spark, described["table"], int(described["version"]))
-    return examples.where(F.col("split") == "test"), described
+    return delta.read(spark, described["table"], int(described["version"])), described
 
 
 def judged(
-    spark: SparkSession, client: MlflowClient, version: RegisteredVersion, rows: DataFrame
-) -> tuple[CellResult, ...]:
-    """Cells of one version on the frozen rows, scored by the model that MLflow would serve."""
-    with tempfile.TemporaryDirectory(prefix="hinet-download-") as cache:
-        mlflow_model = registry.fetch(client, version, Path(cache))
-        publishing.check_pyfunc(mlflow_model)
-        scorer = Scorer.load(registry.model_folder(mlflow_model))
-        labels = {f"label__{task}" for task in scorer.task_names}
-        lacking = sorted({*scorer.missing_columns(rows.columns), *(labels - set(rows.columns))})
-        if lacking:
-            raise UserError(
-                f"{version.uri}: cannot be judged on these rows, which lack {', '.join(lacking)}; "
-                "it was trained by another contract"
-            )
-        logger.info("scoring the test rows with %s", version.uri)
-        folder = registry.model_folder(mlflow_model)
-        shipment = scoring.ship(spark, folder, f"{version.name}-{version.version}")
+    spark: SparkSession, client: MlflowClient, versions: Mapping[str, RegisteredVersion], examples: DataFrame,
+    described: dict[str, str], slices: tuple[str, ...],
+) -> Evaluation:  # fmt: skip
+    """All versions on the test rows, scored by the models that MLflow would serve."""
+    shape = Shape(contestants=len(versions), lists_at=10)
+    with ExitStack() as stack:
+        cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hinet-download-")))
+        scorers, shipments = {}, {}
+        for role, version in versions.items():
+            mlflow_model = registry.fetch(client, version, cache)
+            publishing.check_pyfunc(mlflow_model)
+            folder = registry.model_folder(mlflow_model)
+            scorers[role] = Scorer.load(folder)
+            check_columns(version, scorers[role], examples, labels=role == CHALLENGER)
+            shipments[role] = scoring.ship(spark, folder, f"{version.name}-{version.version}")
+        if scorers[CHALLENGER].calibration is not None:
+            shipments[UNCALIBRATED] = replace(shipments[CHALLENGER], calibrated=False)
+        pair = (CHALLENGER, CHAMPION) if CHAMPION in shipments else None
+        contract = scorers[CHALLENGER].state.contract
+        rows = examples.where(F.col("split") == "test")
+        user = contract.columns.user
+        if NEW_USER in slices and NEW_USER not in rows.columns and user is not None:
+            rows = with_new_user(rows, examples, user)
+        # Without users every row stands for itself.
+        roles = contest.Roles(user or ROW, listed=getattr(contract.columns, "list", None), slices=slices)
+        logger.info("scoring the test rows with %s", ", ".join(one.uri for one in versions.values()))
         try:
-            cells = scoring.evaluate(rows, shipment, scorer.scenario_names)
+            judgements = contest.compare(rows, shipments, roles, training_rows(examples), shape, pair)
         except PythonException as error:
             message = scoring.user_message(error)
             if message is None:
                 raise
-            raise UserError(f"{version.uri}: {message}") from None
-    return evaluation.to_results(cells, scorer.scenario_names, scorer.task_names)
+            raise UserError(message) from None
+    champion = versions.get(CHAMPION)
+    return Evaluation(
+        model=versions[CHALLENGER].name,
+        challenger=versions[CHALLENGER].version,
+        champion=champion.version if champion is not None else None,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows=described,
+        seen={role: seen(spark, one, rows, described, contract) for role, one in versions.items()},
+        methods=contest.methods(shape),
+        judgements=judgements,
+    )
+
+
+def check_columns(version: RegisteredVersion, scorer: Scorer, examples: DataFrame, *, labels: bool) -> None:
+    """Refuse rows that lack a raw column of the model or, where asked, a label of one of its tasks."""
+    wanted = set(contest.label_columns(scorer.task_names)) if labels else set()
+    lacking = sorted({*scorer.missing_columns(examples.columns), *(wanted - set(examples.columns))})
+    if lacking:
+        raise UserError(
+            f"{version.uri}: cannot be judged on these rows, which lack {', '.join(lacking)}; "
+            "it was trained by another contract"
+        )
+
+
+def training_rows(examples: DataFrame) -> dict[str, int]:
+    """Rows of the training split, by scenario."""
+    counted = examples.where(F.col("split") == "train").groupBy("scenario").count().collect()
+    return {row["scenario"]: row["count"] for row in counted}
+
+
+def with_new_user(rows: DataFrame, examples: DataFrame, user: str) -> DataFrame:
+    """Add ``new_user``: whether the row's user has no row in the training split."""
+    known = examples.where(F.col("split") == "train").select(F.col(f"`{user}`").alias("known__")).distinct()
+    joined = rows.join(known, on=F.col(f"`{user}`").eqNullSafe(F.col("known__")), how="left")
+    return joined.withColumn(NEW_USER, F.col("known__").isNull()).drop("known__")
+
+
+def seen(
+    spark: SparkSession, version: RegisteredVersion, rows: DataFrame, described: Mapping[str, str],
+    contract: Contract,
+) -> dict[str, Any]:  # fmt: skip
+    """How many of the test rows a version was trained on, and how that is known."""
+    tags = version.tags
+    same_table = tags.get("table_id") == described["training_table_id"]
+    if same_table and tags.get("delta_version") == described["training_version"]:
+        return {"rows": 0, "how": "trained on the other splits of this very version of the data"}
+    if contract.split.method == "random" and tags.get("contract_fingerprint") == contract.fingerprint:
+        return {"rows": 0, "how": "same contract: a row keeps its split, by a hash of its key"}
+    try:
+        examples, _ = frozen_examples(spark, version)
+        keys = list(contract.columns.key) or [ROW]
+        trained = examples.where(F.col("split") != "test").select(*(F.col(f"`{key}`") for key in keys))
+        found = (
+            rows.select(*(F.col(f"`{key}`") for key in keys)).join(trained, on=keys, how="left_semi").count()
+        )
+    except Exception as error:
+        return {"rows": None, "how": f"its training rows cannot be read: {str(error).splitlines()[0]}"}
+    return {"rows": found, "how": "test rows looked up by key among its training and validation rows"}
 
 
 def summarise(result: Evaluation, challenger: RegisteredVersion) -> None:
     """Print the table, and what promotion would say to it."""
     against = f" against champion {result.champion}" if result.champion else ""
     say(f"{challenger.uri}{against}, test rows of {result.rows['table']} version {result.rows['version']}")
-    say(cells_table(result.challenger_cells, result.champion_cells))
-    decision = decide(result.challenger_cells, result.champion_cells)
-    say(f"gate at its default thresholds: {'passed' if decision.promote else 'failed'}")
+    say(judgements_table(result))
+    decision = decide(result)
+    say(decision_table(decision))
+    say(f"gate at its default policy: {'passed' if decision.promote else 'failed'}")
     for reason in decision.reasons:
         say(f"  {reason}")
-    if decision.unjudged:
-        say(f"  too small to be judged: {', '.join(decision.unjudged)}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, registry
-from hinet_model.report.tables import cells_table
+from hinet_model.report.tables import judgements_table
 from hinet_model.serving import on_spark as scoring
 from hinet_model.serving.scorer import Scorer
 from hinet_model.settings import RunSettings
@@ -90,7 +90,12 @@ def main() -> None:
     say(f"took {time.monotonic() - started:.0f} s")
     if "evaluated_against" in version.tags:
         say(f"\n{version.uri} on its test rows")
-        say(cells_table(evaluation.latest(client, version).challenger_cells))
+        try:
+            say(judgements_table(evaluation.latest(client, version)))
+        except (
+            registry.RegistryError
+        ) as error:  # of an older format, or its files are gone: the scores are written
+            say(str(error))
     say(f"{given.model_version:<10}{version.uri}")
     say(f"MLflow    mlflow ui --backend-store-uri {settings.mlflow.tracking_uri}")
 

@@ -272,8 +272,8 @@ def model_folder(mlflow_model: Path) -> Path:
 def promote(client: MlflowClient, challenger: RegisteredVersion, compared_with: str | None) -> str | None:
     """Make a challenger the champion, if the champion is still the one it was compared with.
 
-    The registry has no compare-and-set: two promotions within the same second can still cross, so a
-    workflow runs one at a time.
+    The registry has no compare-and-set: two promotions within the same second could cross. So a caller holds
+    the model's claim (`hinet_model.lifecycle.audit`) meanwhile.
 
     Args:
         client: From :func:`connect`.

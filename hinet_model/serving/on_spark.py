@@ -1,6 +1,6 @@
 """Scoring on Spark: the same `Scorer` as REST, once per Python worker, over Arrow batches.
 
-The model folder travels to each executor once, as an archive, and stays loaded in the worker process from
+A model folder travels to each executor once, as an archive, and stays loaded in the worker process from
 task to task. Nothing here imports Spark at the top: a `ModelShipment` is handed a session.
 """
 
@@ -15,16 +15,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from feature_eng.encoder.state import NO_LABEL, EncoderState
-from hinet_model.objective.metrics import CellMetrics, evaluate_cells
-from hinet_model.serving.scorer import ENCODER_FOLDER, Scorer
+from feature_eng.encoder.state import EncoderState
+from foundation.settings import UserError
+from hinet_model.serving.scorer import ENCODER_FOLDER, Scorer, ScorerError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -35,7 +34,10 @@ SCENARIO = "scenario"
 # Of one worker process: path of the unpacked model -> scorer.
 _SCORERS: dict[str, Scorer] = {}
 
-_USER_ERROR = re.compile(r"^(?:[\w.]+\.)?(?:EncoderError|ScorerError|BatchError): (.*)$", re.MULTILINE)
+_USER_ERROR = re.compile(
+    r"^(?:[\w.]+\.)?(?:EncoderError|ScorerError|BatchError|JudgingError): (.*)$", re.MULTILINE
+)
+_NOT_SERVED = 0.5
 
 
 def probability_columns(task_names: Sequence[str]) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ class ArrowScorer:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Score batch by batch, rows in order."""
-        scorer = self._scorer()
+        scorer = _loaded((self.archive,), self.threads)[0]
         for batch in batches:
             encoded = scorer.encode(batch)
             scores = scorer.score_encoded(encoded).astype("float64")
@@ -69,15 +71,79 @@ class ArrowScorer:
             names = [*self.keep, SCENARIO_INDEX, SCENARIO, *probability_columns(scorer.task_names)]
             yield pa.RecordBatch.from_arrays(columns, names=names)
 
-    def _scorer(self) -> Scorer:
-        from pyspark import SparkFiles
 
-        folder = SparkFiles.get(self.archive)
+def side_by_side_column(place: int, task: str) -> str:
+    """Column with the probabilities of the model at a place, for a task."""
+    return f"{task}__prob_{place}"
+
+
+@dataclass(frozen=True)
+class SideBySideScorer:
+    """The function for `DataFrame.mapInArrow`: raw rows in; kept columns, scenario and every model's probabilities out.
+
+    Rows are of the first model's scenarios, and scored for its tasks. What another model does not serve gets 0.5.
+
+    Args:
+        shipments: The models.
+        keep: Columns of the input that are passed through.
+    """
+
+    shipments: tuple[ModelShipment, ...]
+    keep: tuple[str, ...]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Score batch by batch, rows in order."""
+        scorers = _loaded(tuple(one.archive for one in self.shipments), self.shipments[0].threads)
+        for batch in batches:
+            index = _encoded(self.shipments[0], scorers[0], batch)["scenario_index"]
+            columns = [batch.column(name) for name in self.keep] + [pa.array(index)]
+            names = [*self.keep, SCENARIO_INDEX]
+            for place, (shipment, scorer) in enumerate(zip(self.shipments, scorers, strict=True)):
+                served = np.isin(index, self._shared_scenarios(shipment))
+                scores = self._scores(shipment, scorer, batch, served)
+                columns += [pa.array(scores[:, j]) for j in range(scores.shape[1])]
+                names += [side_by_side_column(place, task) for task in self.shipments[0].task_names]
+            yield pa.RecordBatch.from_arrays(columns, names=names)
+
+    def _shared_scenarios(self, shipment: ModelShipment) -> list[int]:
+        """Scenarios of the first model that another one serves too."""
+        names = self.shipments[0].scenario_names
+        return [place for place, name in enumerate(names) if name in shipment.scenario_names]
+
+    def _scores(
+        self, shipment: ModelShipment, scorer: Scorer, batch: pa.RecordBatch, served: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float64]:
+        tasks = self.shipments[0].task_names
+        scores = np.full((batch.num_rows, len(tasks)), _NOT_SERVED)
+        if not served.any():
+            return scores
+        encoded = _encoded(shipment, scorer, batch.filter(pa.array(served)))
+        found = scorer.score_encoded(encoded, calibrated=shipment.calibrated)
+        for place, task in enumerate(tasks):
+            if task in scorer.task_names:
+                scores[served, place] = found[:, scorer.task_names.index(task)]
+        return scores
+
+
+def _encoded(shipment: ModelShipment, scorer: Scorer, batch: pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
+    """Raw rows as the model's input; a row that it refuses is told with the model's name."""
+    try:
+        return scorer.encode(batch)
+    except (UserError, ValueError) as error:
+        raise ScorerError(f"{shipment.name}: {error}") from error
+
+
+def _loaded(archives: tuple[str, ...], threads: int) -> list[Scorer]:
+    """The scorers of these archives. Models of other jobs are let go: a worker goes on from version to version."""
+    from pyspark import SparkFiles
+
+    folders = [SparkFiles.get(archive) for archive in archives]
+    for other in set(_SCORERS) - set(folders):
+        del _SCORERS[other]
+    for folder in folders:
         if folder not in _SCORERS:
-            # One model at a time: a worker that goes on to another version frees this one's memory.
-            _SCORERS.clear()
-            _SCORERS[folder] = Scorer.load(folder, threads=self.threads)
-        return _SCORERS[folder]
+            _SCORERS[folder] = Scorer.load(folder, threads=threads)
+    return [_SCORERS[folder] for folder in folders]
 
 
 @dataclass(frozen=True)
@@ -86,13 +152,19 @@ class ModelShipment:
 
     Args:
         archive: As in `ArrowScorer`.
+        name: Name and version of the model, for messages.
+        scenario_names: Scenarios that the model knows, in its order.
         task_names: Tasks that the model scores.
         threads: As in `ArrowScorer`.
+        calibrated: Whether the model's calibration is applied, if it has one (`SideBySideScorer`).
     """
 
     archive: str
+    name: str
+    scenario_names: tuple[str, ...]
     task_names: tuple[str, ...]
     threads: int
+    calibrated: bool = True
 
     def score(self, rows: DataFrame, keep: Sequence[str]) -> DataFrame:
         """Score raw rows, lazily.
@@ -132,7 +204,7 @@ def ship(spark: SparkSession, folder: Path, name: str) -> ModelShipment:
             tar.add(part, arcname=part.name)
     spark.sparkContext.addArchive(f"{archive}#{unique}")
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
-    return ModelShipment(unique, state.task_names, threads)
+    return ModelShipment(unique, name, state.scenario_names, state.task_names, threads)
 
 
 def user_message(error: BaseException) -> str | None:
@@ -141,27 +213,22 @@ def user_message(error: BaseException) -> str | None:
     return found.group(1) if found else None
 
 
-def evaluate(rows: DataFrame, shipment: ModelShipment, scenario_names: Sequence[str]) -> list[CellMetrics]:
-    """Score labelled raw rows on Spark and judge them exactly, on the driver.
-
-    Labels and scores of all rows come to the driver: 12 bytes a row and task.
+def score_side_by_side(rows: DataFrame, shipments: Sequence[ModelShipment], keep: Sequence[str]) -> DataFrame:
+    """Score the same raw rows with several models in one pass, lazily.
 
     Args:
-        rows: The model's raw columns and ``label__<task>`` of each of its tasks, null where there is none.
-        shipment: The model.
-        scenario_names: In the model's order.
+        rows: The models' raw columns, among others.
+        shipments: The models; the first one says what scenarios and tasks there are.
+        keep: Columns to pass through.
+
+    Returns:
+        ``keep``, ``scenario_index`` int, and `side_by_side_column` of every model and task.
     """
-    labels = [f"label__{task}" for task in shipment.task_names]
-    found = shipment.score(rows, keep=labels).drop(SCENARIO).toArrow()
-    return evaluate_cells(
-        _matrix(found, labels),
-        _matrix(found, probability_columns(shipment.task_names)),
-        found[SCENARIO_INDEX].to_numpy(),
-        num_scenarios=len(scenario_names),
-    )
-
-
-def _matrix(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
-    """``(R, len(names))`` of the named columns, -1 for a null."""
-    columns = [pc.fill_null(table[name], NO_LABEL) for name in names]
-    return np.stack([column.to_numpy().astype(np.float32) for column in columns], axis=1)
+    kept = [f"`{name}` {rows.schema[name].dataType.simpleString()}" for name in keep]
+    made = [f"`{SCENARIO_INDEX}` int"]
+    made += [
+        f"`{side_by_side_column(place, task)}` double"
+        for place in range(len(shipments))
+        for task in shipments[0].task_names
+    ]
+    return rows.mapInArrow(SideBySideScorer(tuple(shipments), tuple(keep)), ", ".join(kept + made))

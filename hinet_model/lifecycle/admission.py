@@ -1,0 +1,58 @@
+"""Admission: may an evaluation be decided by at all? Pure, as the gate is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, Evaluation
+from hinet_model.lifecycle.policy import Policy
+
+
+def inadmissible(
+    evaluation: Evaluation,
+    policy: Policy,
+    challenger: Mapping[str, str],
+    champion: Mapping[str, str] | None,
+    now: datetime | None = None,
+) -> list[str]:
+    """Why an evaluation may not be decided by: stale, of other rows or another contract, or of rows trained on.
+
+    Args:
+        evaluation: As recorded.
+        policy: The rules.
+        challenger: Tags of the version that is to be promoted: its lineage.
+        champion: Tags of the champion that it was compared with; ``None`` without one.
+        now: The time; the clock's if not given.
+    """
+    faults = []
+    if policy.max_age_days is not None:
+        age = (now or datetime.now(UTC)) - datetime.fromisoformat(evaluation.made_at)
+        if age > timedelta(days=policy.max_age_days):
+            faults.append(
+                f"the evaluation is stale: made {age.days} days ago, at {evaluation.made_at}; allowed "
+                f"{policy.max_age_days:g} days: run jobs/evaluate.py again"
+            )
+    rows = evaluation.rows
+    for tag, key, what in (
+        ("table_id", "training_table_id", "rows of another table"),
+        ("delta_version", "training_version", "rows of another version of the data"),
+        ("contract_fingerprint", "contract_fingerprint", "rows of another contract"),
+    ):
+        if challenger.get(tag) != rows.get(key):
+            faults.append(
+                f"the evaluation is on {what}: {tag} is {rows.get(key)}, the challenger was trained with "
+                f"{challenger.get(tag)}: run jobs/evaluate.py again"
+            )
+    if champion is not None and champion.get("contract") != challenger.get("contract"):
+        faults.append(
+            f"the champion was trained by contract '{champion.get('contract')}', the challenger by "
+            f"'{challenger.get('contract')}': they are not judged on the same thing"
+        )
+    for model in (CHALLENGER, CHAMPION) if evaluation.champion is not None else (CHALLENGER,):
+        seen = evaluation.seen.get(model, {"rows": None, "how": "the evaluation does not say"})
+        if seen["rows"] is None and policy.unknown_training == "refuse":
+            faults.append(f"whether the {model} was trained on test rows is not known: {seen['how']}")
+        elif seen["rows"]:
+            faults.append(f"the {model} was trained on {seen['rows']:,} of the test rows: {seen['how']}")
+    return faults

@@ -1,0 +1,1 @@
+"""Judging models on labelled rows: metrics with intervals per cell, aggregated on Spark."""
