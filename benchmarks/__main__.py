@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import loader, model_throughput, table_size, train_throughput
+from benchmarks import evaluation, loader, model_throughput, table_size, train_throughput
 from benchmarks.goals import goals_table, judge
 from benchmarks.machine import add_run_options, describe, prepare
 from benchmarks.pairing import Measured
@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace], Measured], Callable[[
     "train_throughput": (train_throughput.measure, train_throughput.report),
     "table_size": (table_size.measure, table_size.report),
     "model_throughput": (model_throughput.measure, model_throughput.report),
+    "evaluation": (evaluation.measure, evaluation.report),
 }
 """By name: what measures, and what writes it as lines."""
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--loader-rows", type=int, default=loader.ROWS)
     train_throughput.add_options(parser)
     table_size.add_options(parser)
+    evaluation.add_options(parser)
     add_run_options(parser)
     given = parser.parse_args()
     prepare(given)

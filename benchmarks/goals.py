@@ -42,6 +42,12 @@ GOALS = (
         "flat_100", 1.5, False, "cost of a row, fp32: 100 scenarios listening to four over 6, full attention"
     ),
     Goal("table_1e7", 1.3, False, "seconds of a step: table of 10^7 rows over one of 10^4"),
+    Goal(
+        "judging_1e7",
+        300.0,
+        False,
+        "seconds to judge 10^7 scored rows of two models: 6 x 2 cells, all intervals",
+    ),
 )
 
 
