@@ -6,6 +6,8 @@ Faults that need two sections are found here. Settings that name a scenario or a
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from foundation.settings import Settings
@@ -33,6 +35,8 @@ class RunSettings(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     mlflow: MlflowSettings = MlflowSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
+    calibration: Literal["none", "platt", "isotonic"] = "none"
+    """Fitted per scenario and task on the validation split once training has ended, and saved with the model."""
 
     @model_validator(mode="after")
     def _gradients_that_workers_hold(self) -> RunSettings:

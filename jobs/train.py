@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from feature_eng import delta
 from feature_eng.cells import blind_spots
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
-from feature_eng.snapshot import SnapshotRef
+from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
 from foundation import stores
 from foundation.job import complain, job_parser, run_job, say, say_table
 from foundation.session import build_session
 from foundation.settings import UserError, load_settings
+from hinet_model.lifecycle.calibrating import calibrate
 from hinet_model.lifecycle.evaluation import to_results
 from hinet_model.models.build import build_model, num_parameters
 from hinet_model.models.features import build_layout
@@ -25,6 +27,7 @@ from hinet_model.objective.metrics import CellMetrics
 from hinet_model.report.card import model_card
 from hinet_model.report.progress import ProgressDisplay
 from hinet_model.report.tables import cells_table
+from hinet_model.serving.calibration import Method
 from hinet_model.settings import RunSettings
 from hinet_model.tracking import versions
 from hinet_model.tracking.lineage import Lineage
@@ -136,14 +139,27 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
         settings,
         golden_rows(spark, snapshot, state, GOLDEN_ROWS_PER_SCENARIO),
     )
+    if settings.calibration != "none":
+        calibrate_model(spark, model_folder, settings.calibration, snapshot)
     card = model_card(
         settings.model.name, settings.model.unknown_scenario, snapshot, state, results[0]["history"]
     )
-    tags = {"model": settings.model.name, "tasks": ",".join(state.task_names)}
+    tags = {"model": settings.model.name, "tasks": ",".join(state.task_names), "calibration": settings.calibration}
     version = tracker.log_model(model_folder, lineage, card, tags)
     tracker.finish()
     summarise(results, state, tracker, version)
     return 0
+
+
+def calibrate_model(spark: Any, folder: Path, method: Method, snapshot: SnapshotRef) -> None:
+    """Fit the model's calibration on the validation rows of the examples that the snapshot was made of."""
+    properties = delta.properties(snapshot.table, snapshot.version)
+    table, version = properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION])
+    rows = delta.read(spark, table, version).where("split = 'validation'")
+    found = calibrate(folder, rows, method, {"table": table, "version": version, "split": "validation"})
+    say(f"calibration {method}, of {len(found.cells)} cells on validation rows")
+    for cell, why in found.skipped.items():
+        say(f"  {cell} keeps its probabilities: {why}")
 
 
 def run_to_resume(asked: str | None, settings: RunSettings, snapshot: SnapshotRef) -> str | None:

@@ -26,16 +26,21 @@ from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
 from feature_eng.snapshot import SnapshotRef
 from foundation.settings import UserError, load_settings
-from hinet_model.lifecycle import registry
+from hinet_model.lifecycle import evaluation, registry
+from hinet_model.lifecycle.audit import Audit
+from hinet_model.lifecycle.calibrating import calibrate
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_layout
-from hinet_model.serving.scorer import save_model_folder
+from hinet_model.serving.calibration import Calibration, Method, Platt
+from hinet_model.serving.scorer import GOLDEN_FILE, Scorer, save_model_folder
+from hinet_model.serving.scorer import golden_rows as rows_of
 from hinet_model.settings import RunSettings
 from hinet_model.tracking.lineage import Lineage
 from hinet_model.tracking.tracker import Tracker
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
+LET_THROUGH = ("--rule", "margin=1", "--rule", "floors.auc=0", "--rule", "calibration.pcoc=null")
 JOBS = Path(__file__).parents[2] / "jobs"
 
 
@@ -71,8 +76,19 @@ class Workshop:
     def version(self, alias: str) -> registry.RegisteredVersion | None:
         return registry.find(self.client(), self.settings.mlflow.registered_model, alias)
 
-    def register(self, spark: SparkSession, steps: int, seed: int = 0) -> registry.RegisteredVersion:
-        """Train for some steps in plain torch and register as challenger; no steps make a bad model."""
+    def register(
+        self, spark: SparkSession, steps: int, seed: int = 0, *, turned: tuple[str, str] | None = None,
+        calibration: Method | None = None,
+    ) -> registry.RegisteredVersion:  # fmt: skip
+        """Train for some steps in plain torch and register as challenger; no steps make a bad model.
+
+        Args:
+            spark: The session.
+            steps: Steps of Adam on all training rows at once.
+            seed: Of the weights.
+            turned: Scenario and task whose probabilities are turned round; all other cells stay as they are.
+            calibration: Fitted on the validation rows.
+        """
         state = EncoderState.load(self.snapshot.encoder_path)
         layout = build_layout(self.settings.model, state.model_schema())
         model = build_model(self.settings.model, layout, seed=seed)
@@ -93,6 +109,14 @@ class Workshop:
             model.state_dict(),
             golden_rows(spark, self.snapshot, state, 3),
         )
+        if calibration is not None:
+            rows = delta.read(spark, self.folder / "warehouse" / "small" / "examples")
+            calibrate(model_folder, rows.where("split = 'validation'"), calibration, {}, least=5)
+        if turned is not None:
+            scorer = Scorer.load(model_folder)
+            scorer.calibration = Calibration("platt", {turned: Platt(-1.0, 0.0)}, {}, {})
+            scorer.calibration.save(model_folder)
+            pq.write_table(scorer.golden(rows_of(model_folder)), model_folder / GOLDEN_FILE)
         tracker = Tracker(self.settings.mlflow, self.folder / "tracking")
         tracker.start_run()
         version = tracker.log_model(
@@ -183,8 +207,6 @@ def test_a_first_version_is_evaluated_promoted_and_scores(
 def test_evaluation_agrees_with_the_scorer_and_scikit_learn(spark: SparkSession, workshop: Workshop) -> None:
     from sklearn.metrics import log_loss, roc_auc_score
 
-    from hinet_model.serving.scorer import Scorer
-
     version = workshop.register(spark, steps=20)
     workshop.run("evaluate")
     mlflow_model = registry.fetch(workshop.client(), version, workshop.folder / "cache")
@@ -219,11 +241,108 @@ def test_a_worse_challenger_is_refused_with_code_3_and_rollback_restores(
     assert refused.tags["evaluated_against"] == first.version
 
     # Let through on purpose, it can be taken back.
-    assert workshop.run("promote", "--tolerance", "1", "--min-auc", "0") == 0
+    assert workshop.run("promote", *LET_THROUGH) == 0
     assert workshop.run("promote", "--rollback") == 0
     champion = workshop.version(registry.CHAMPION)
     assert champion is not None
     assert champion.version == first.version
+
+
+def test_worse_in_one_cell_equal_and_better_are_told_apart_and_the_audit_shows_it_all(
+    spark: SparkSession, workshop: Workshop, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    audit = ("--audit", str(tmp_path / "promotions"), "--by", "ann")
+    # A hundred test rows a cell show no small difference.
+    given = (
+        "margin=0.2",
+        "min_positives=10",
+        "min_rows=50",
+        "min_power=0.5",
+        "floors.auc=0",
+        "calibration.pcoc=null",
+    )
+    rules = [f"--rule={rule}" for rule in given]
+    first = workshop.register(spark, steps=2)
+    workshop.run("evaluate")
+    assert workshop.run("promote", *audit, *rules) == 0
+
+    better_but = workshop.register(spark, steps=12, turned=("old", "like"))
+    workshop.run("evaluate", "--json", str(tmp_path / "evaluation.json"))
+    judged = evaluation.Evaluation.from_json((tmp_path / "evaluation.json").read_text())
+    assert judged.champion == first.version
+    assert min(judged.cells, key=lambda cell: cell.positives).name == "old/like"
+    changes = {cell.name: cell.differences["auc"].value for cell in judged.cells}
+    assert sum(change for name, change in changes.items() if name != "old/like") > 0, changes
+    capsys.readouterr()
+    assert workshop.run("promote", *audit, *rules, "--json", str(tmp_path / "decision.json")) == 3
+    assert "old/like: AUC" in capsys.readouterr().out
+    decision = json.loads((tmp_path / "decision.json").read_text())
+    assert (decision["version"], decision["decision"]["promote"]) == (better_but.version, False)
+    assert {reason.split(":")[0] for reason in decision["decision"]["reasons"]} == {"old/like"}
+
+    # The champion's own twin: no difference and no noise. Whether that is enough is for the policy to say.
+    twin = workshop.register(spark, steps=2)
+    workshop.run("evaluate")
+    assert workshop.run("promote", *audit, *rules, "--rule", "gain=point") == 3
+    assert workshop.run("promote", *audit, *rules, "--dry-run") == 0
+    champion = workshop.version(registry.CHAMPION)
+    assert champion is not None
+    assert champion.version == first.version
+
+    better = workshop.register(spark, steps=12)
+    workshop.run("evaluate")
+    wanted = (*rules, "--rule", "gain=point", "--rule", "approval=approval")
+    capsys.readouterr()
+    assert workshop.run("promote", *audit, *wanted) == 3
+    assert "waits for approval" in capsys.readouterr().out
+    assert workshop.run("promote", *audit, *wanted, "--approve") == 0
+    assert workshop.run("promote", *audit, *wanted) == 0
+    champion = workshop.version(registry.CHAMPION)
+    assert champion is not None
+    assert champion.version == better.version
+    assert champion.tags["approval"] == "approved"
+    assert workshop.run("promote", *audit, "--rollback") == 0
+
+    found = [(row["version"], row["action"], row["outcome"]) for row in Audit(audit[1]).records(first.name)]
+    assert found == [
+        (first.version, "promote", "claimed"), (first.version, "promote", "done"),
+        (better_but.version, "promote", "refused"),
+        (twin.version, "promote", "refused"),
+        (better.version, "promote", "refused"), (better.version, "approve", "approved"),
+        (better.version, "promote", "claimed"), (better.version, "promote", "done"),
+        (better.version, "rollback", "claimed"), (better.version, "rollback", "done"),
+    ]  # fmt: skip
+    last = Audit(audit[1]).records(first.name)[-1]
+    assert (last["who"], last["champion_before"], last["champion_after"]) == (
+        "ann",
+        better.version,
+        first.version,
+    )
+
+
+def test_a_calibrated_challenger_shows_what_it_was_before_and_slices_are_judged_on_request(
+    spark: SparkSession, workshop: Workshop, tmp_path: Path
+) -> None:
+    workshop.register(spark, steps=0, calibration="isotonic")
+    workshop.run("evaluate", "--slices", "zip, new_user", "--json", str(tmp_path / "evaluation.json"))
+    judged = evaluation.Evaluation.from_json((tmp_path / "evaluation.json").read_text())
+    for cell in judged.cells:
+        assert set(cell.curves) == {"challenger", "uncalibrated"}
+        # One row in five is a positive, and the untrained model says one half.
+        if cell.task == "like":
+            before, after = (cell.measure(model, "pcoc").value for model in ("uncalibrated", "challenger"))
+            assert before is not None
+            assert after is not None
+            assert abs(after - 1) < abs(before - 1) / 2
+    slices = {one.scenario for one in judged.of_kind("slice")}
+    assert slices == {"zip=00000", "zip=01000", "zip=02000", "zip=03000", "zip=04000", "new_user=false"}
+    per_task = [
+        sum(one.rows for one in judged.of_kind("slice") if one.scenario.startswith(name))
+        for name in ("zip", "new_user")
+    ]
+    assert per_task[0] == per_task[1] == sum(cell.rows for cell in judged.cells)
+    with pytest.raises(UserError, match="no column 'zop'; did you mean 'zip'"):
+        workshop.run("evaluate", "--slices", "zop")
 
 
 def test_a_version_that_was_not_evaluated_is_not_promoted(spark: SparkSession, workshop: Workshop) -> None:
