@@ -58,6 +58,11 @@ def arguments() -> argparse.ArgumentParser:
         "--slices", default="", metavar="COLUMN,...",
         help=f"judge the values of these columns of the examples too; '{NEW_USER}': users without a training row",
     )  # fmt: skip
+    parser.add_argument(
+        "--weight",
+        metavar="COLUMN",
+        help="weigh rows by this column of the examples; rows of weight 0 are left out",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole evaluation to this file")
     return parser
 
@@ -76,7 +81,8 @@ def main() -> None:
     spark = delta.build_session("evaluate", places=[training_table(versions[CHALLENGER])[0]])
     try:
         examples, described = frozen_examples(spark, versions[CHALLENGER])
-        result = judged(spark, client, versions, examples, described, slices)
+        asked = contest.Roles(ROW, weight=given.weight, slices=slices)
+        result = judged(spark, client, versions, examples, described, asked)
     finally:
         spark.stop()
     decision = decide(result)
@@ -120,7 +126,7 @@ def frozen_examples(spark: SparkSession, version: RegisteredVersion) -> tuple[Da
 
 def judged(
     spark: SparkSession, client: MlflowClient, versions: Mapping[str, RegisteredVersion], examples: DataFrame,
-    described: dict[str, str], slices: tuple[str, ...],
+    described: dict[str, str], asked: contest.Roles,
 ) -> Evaluation:  # fmt: skip
     """All versions on the test rows, scored by the models that MLflow would serve."""
     shape = Shape(contestants=len(versions), lists_at=10)
@@ -140,10 +146,10 @@ def judged(
         contract = scorers[CHALLENGER].state.contract
         rows = examples.where(F.col("split") == "test")
         user = contract.columns.user
-        if NEW_USER in slices and NEW_USER not in rows.columns and user is not None:
+        if NEW_USER in asked.slices and NEW_USER not in rows.columns and user is not None:
             rows = with_new_user(rows, examples, user)
         # Without users every row stands for itself.
-        roles = contest.Roles(user or ROW, listed=getattr(contract.columns, "list", None), slices=slices)
+        roles = replace(asked, user=user or ROW, listed=getattr(contract.columns, "list", None))
         logger.info("scoring the test rows with %s", ", ".join(one.uri for one in versions.values()))
         try:
             judgements = contest.compare(rows, shipments, roles, training_rows(examples), shape, pair)
@@ -203,7 +209,9 @@ def seen(
     try:
         examples, _ = frozen_examples(spark, version)
         keys = list(contract.columns.key) or [ROW]
-        trained = examples.where(F.col("split") != "test").select(*(F.col(f"`{key}`") for key in keys))
+        trained = examples.where(F.col("split").isin("train", "validation")).select(
+            *(F.col(f"`{key}`") for key in keys)
+        )
         found = (
             rows.select(*(F.col(f"`{key}`") for key in keys)).join(trained, on=keys, how="left_semi").count()
         )

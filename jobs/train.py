@@ -144,7 +144,11 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
     card = model_card(
         settings.model.name, settings.model.unknown_scenario, snapshot, state, results[0]["history"]
     )
-    tags = {"model": settings.model.name, "tasks": ",".join(state.task_names), "calibration": settings.calibration}
+    tags = {
+        "model": settings.model.name,
+        "tasks": ",".join(state.task_names),
+        "calibration": settings.calibration,
+    }
     version = tracker.log_model(model_folder, lineage, card, tags)
     tracker.finish()
     summarise(results, state, tracker, version)

@@ -4,8 +4,8 @@ A calibration is fitted on validation rows (`hinet_model.lifecycle.calibrating`)
 the model folder and applied by the `Scorer`, so that REST, Spark and evaluation give the same. A cell without one
 keeps its probabilities.
 
-A model that was trained on thinned negatives gives probabilities of the thinned world. What undoes that is a
-formula without anything to fit, and belongs before this, where the `Scorer` takes the sigmoid: it fits what is left.
+Where training saw a sample of the negatives, the model itself answers for all rows (`hinet_model.models.sampled`), and
+validation rows are never sampled: the calibration is fitted on what is left.
 """
 
 from __future__ import annotations

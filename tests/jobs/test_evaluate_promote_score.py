@@ -324,7 +324,9 @@ def test_a_calibrated_challenger_shows_what_it_was_before_and_slices_are_judged_
     spark: SparkSession, workshop: Workshop, tmp_path: Path
 ) -> None:
     workshop.register(spark, steps=0, calibration="isotonic")
-    workshop.run("evaluate", "--slices", "zip, new_user", "--json", str(tmp_path / "evaluation.json"))
+    workshop.run(
+        "evaluate", "--slices=zip, new_user", "--weight=age", "--json", str(tmp_path / "evaluation.json")
+    )
     judged = evaluation.Evaluation.from_json((tmp_path / "evaluation.json").read_text())
     for cell in judged.cells:
         assert set(cell.curves) == {"challenger", "uncalibrated"}
@@ -343,6 +345,8 @@ def test_a_calibrated_challenger_shows_what_it_was_before_and_slices_are_judged_
     assert per_task[0] == per_task[1] == sum(cell.rows for cell in judged.cells)
     with pytest.raises(UserError, match="no column 'zop'; did you mean 'zip'"):
         workshop.run("evaluate", "--slices", "zop")
+    with pytest.raises(UserError, match="weight: the rows have no column 'weight'"):
+        workshop.run("evaluate", "--weight", "weight")
 
 
 def test_a_version_that_was_not_evaluated_is_not_promoted(spark: SparkSession, workshop: Workshop) -> None:

@@ -72,12 +72,15 @@ def compare(
         pair: Models to be compared, the first less the second; ``None`` compares nobody.
 
     Raises:
-        UserError: A slice names no column, or one of too many values.
+        UserError: A slice or the weight names no column, or a slice one of too many values.
     """
     from pyspark.sql import functions as F
 
     first = next(iter(shipments.values()))
     labels = label_columns(first.task_names)
+    _check_columns(rows, roles)
+    if roles.weight is not None:
+        rows = rows.where(F.col("`" + roles.weight.replace("`", "``") + "`") != 0)
     values = _slice_values(rows, roles.slices)
     scored = score_side_by_side(rows, list(shipments.values()), (*labels, *roles.named))
     strata = [SCENARIO_INDEX]
@@ -134,15 +137,20 @@ def _text(name: str):  # type: ignore[no-untyped-def]
     return F.coalesce(F.col("`" + name.replace("`", "``") + "`").cast("string"), F.lit("null"))
 
 
-def _slice_values(rows: DataFrame, slices: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each slice, sorted."""
+def _check_columns(rows: DataFrame, roles: Roles) -> None:
+    """Refuse columns that a user named and the rows do not have."""
+    named = [("slices", name) for name in roles.slices] + [("weight", roles.weight)]
     faults = [
-        f"slices: the rows have no column '{name}'{suggestion(name, rows.columns)}"
-        for name in slices
-        if name not in rows.columns
+        f"{role}: the rows have no column '{name}'{suggestion(name, rows.columns)}"
+        for role, name in named
+        if name is not None and name not in rows.columns
     ]
     if faults:
         raise UserError("\n".join(faults))
+
+
+def _slice_values(rows: DataFrame, slices: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each slice, sorted."""
     values: dict[str, list[str]] = {}
     for name in slices:
         found = rows.select(_text(name).alias("value")).distinct().limit(MOST_SLICE_VALUES + 1).toArrow()
