@@ -15,6 +15,7 @@ from small_log import SCENARIOS, TASKS, write_contract, write_log, write_setting
 
 from foundation import stores
 from hinet_model.lifecycle import registry
+from hinet_model.lifecycle.audit import Audit, beside
 
 pytestmark = [pytest.mark.spark, pytest.mark.distributed, pytest.mark.slow]
 
@@ -53,7 +54,8 @@ def test_from_raw_log_to_scores_with_every_place_on_an_object_store(
     )  # fmt: skip
     run_job("train", tmp_path, *chosen)
     run_job("evaluate", tmp_path, *chosen)
-    run_job("promote", tmp_path, *chosen, "--min-auc", "0")
+    rules = ("floors.auc=0", "calibration.pcoc=null", "min_rows=10", "min_positives=5")
+    run_job("promote", tmp_path, *chosen, *(f"--rule={rule}" for rule in rules))
     run_job("score", tmp_path, *chosen)
 
     client = registry.connect(mlflow_store)
@@ -61,6 +63,11 @@ def test_from_raw_log_to_scores_with_every_place_on_an_object_store(
     assert client.get_run(champion.run_id).info.artifact_uri.startswith(f"{object_store}/artifacts/")
     table = champion.tags["delta_table"]
     assert table == stores.join(home, "warehouse", "small", "training")
+    decided = Audit(beside(table)).records("object-store")
+    assert [(one["action"], one["outcome"]) for one in decided] == [
+        ("promote", "claimed"),
+        ("promote", "done"),
+    ]
     run = stores.join(home, "checkpoints", champion.run_id)
     kept = [name for name in stores.names(run) if name.startswith("step-")]
     assert kept

@@ -73,7 +73,12 @@ def test_a_claim_whose_promoter_died_does_not_block_forever(
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_of_many_at_the_same_moment_one_wins_and_the_others_are_told(table: str, exists: bool) -> None:
+@pytest.mark.parametrize("store", ["disk", "object store"])
+def test_of_many_at_the_same_moment_one_wins_and_the_others_are_told(
+    table: str, object_store: str, store: str, exists: bool
+) -> None:
+    if store == "object store":
+        table = f"{object_store}/{exists}/a b/promotions"
     if exists:
         Audit(table).write(Record("small", "1", "approve", "approved"))
     start, leave = threading.Barrier(6), threading.Event()
