@@ -36,6 +36,7 @@ _LONG = {
     "feature_eng/encoder/state.py": "the closed set of operations, and the state that they make up",
     "foundation/settings.py": "reading, checking and explaining are one walk over the same schema",
     "hinet_model/data/batch.py": "a batch and its layout are defined by each other",
+    "hinet_model/lifecycle/promotion.py": "the gate: every rule, and the cells and pools that it holds for",
     "hinet_model/lifecycle/registry.py": "every call to the registry, so that aliases move in one place",
     "hinet_model/nn/native/routed_experts.cpp": "one operation, forward and backward, tile by tile",
     "hinet_model/serving/scorer.py": "from raw rows to probabilities, and the folder that makes it possible",

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from hinet_model.lifecycle.judging.aggregation import Totals
+from hinet_model.lifecycle.judging.curves import curves
 from hinet_model.lifecycle.judging.measures import (
     METRICS,
     CellSums,
     Measure,
     bootstrapped,
-    curves,
     differences,
     mean_samples,
     measures,
@@ -38,7 +38,7 @@ class Judgement:
         training_rows: Rows that the challenger was trained on in this scenario; ``None`` where it is not known.
         measures: Model -> metric -> measure. A model that does not serve the cell is left out.
         differences: Metric -> challenger less champion, paired; empty without both.
-        curves: Model -> ``roc``, ``reliability``, ``scores`` (`measures.curves`); cells only.
+        curves: Model -> ``roc``, ``reliability``, ``scores`` (`judging.curves`); cells only.
     """
 
     kind: Kind

@@ -7,12 +7,12 @@ import pytest
 from numpy_judge import judge_in_memory, ranking_of
 from sklearn import metrics as sklearn_metrics
 
+from hinet_model.lifecycle.judging.curves import curves
 from hinet_model.lifecycle.judging.lists import list_quality
 from hinet_model.lifecycle.judging.measures import (
     METRICS,
     CellSums,
     Measure,
-    curves,
     delong_covariance,
     differences,
     mean_samples,
