@@ -189,7 +189,7 @@ def test_a_generic_log_with_orders_in_a_second_table_needs_only_its_contract(
             label__click=0, label__long_view=0, label__order=0, split="validation", recent=["008", "007"],
             order_rate=1 / 3),
         Row(view="v5", member=8, sku="007", seen=day + 259_200, tab="search", tags="c", scenario="search",
-            label__click=1, label__long_view=1, label__order=0, split="test", recent=[], order_rate=0.0),
+            label__click=1, label__long_view=1, label__order=None, split="immature", recent=[], order_rate=0.0),
     ]  # fmt: skip
 
 

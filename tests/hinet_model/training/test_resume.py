@@ -90,6 +90,9 @@ class Figures:
     def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
         pass
 
+    def log_points(self, points: Any) -> None:
+        pass
+
     def log_figure(self, figure: Figure, artifact: str) -> None:
         self.figures[artifact] = figure
 
