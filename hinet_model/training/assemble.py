@@ -45,12 +45,16 @@ from hinet_model.training.job import TrainingJob, epoch_plan, run_identity
 from hinet_model.training.loop import StepOptions, StepParts, Trainer
 from hinet_model.training.optimisers import RunOptimisers
 from hinet_model.training.position import curve
+from hinet_model.training.resources import ReportResources
 from hinet_model.training.run import Run, RunInputs
 from hinet_model.training.state import RunState, weights_digest
 from hinet_model.training.statistics import StepStatistics
 from hinet_model.training.validation import Validation
 
 logger = logging.getLogger(__name__)
+
+_RESOURCES_SECONDS = 10.0
+"""Time between two reports of what a worker uses."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,7 @@ def _callbacks(job: TrainingJob, world: World, state: RunState, first_averaged: 
     saved_step = state.global_step if job.resume else -1
     folder = job.checkpoint_folder
     listed += [
+        ReportResources(_RESOURCES_SECONDS),
         ReportEpoch(),
         SaveCheckpoints(folder, kept.every_epochs, kept.keep, saved_step),
     ]

@@ -70,9 +70,13 @@ class RunRecorder:
         )
 
     def record(self, report: Report) -> None:
-        """Take one report in: ``progress``, ``epoch``, and what a run that goes on has measured before."""
+        """Take one report in: of steps, of what workers use, of an epoch, of what came before where a run goes on."""
         if report["kind"] == "progress":
-            self._note_progress(report)
+            step = int(report["epoch"]) * int(report["steps"]) + int(report["step"])
+            self._note("step", {name: report[name] for name in ("loss", "rows_per_second")}, step)
+            return
+        if report["kind"] == "resources":
+            self._note(f"system/rank_{report['rank']}", report["used"], int(report["global_step"]))
             return
         # What waits goes with the epoch, the checkpoint or the last words that follow.
         self._flush_points()
@@ -121,12 +125,10 @@ class RunRecorder:
             names = self._scenarios[scenario], self._tasks[task]
             self._auc.setdefault(names, []).append((int(entry["epoch"]) + 1, auc))
 
-    def _note_progress(self, report: Report) -> None:
-        """Keep what a step says for a call that takes many; a call each would be more work than the steps."""
-        step = int(report["epoch"]) * int(report["steps"]) + int(report["step"])
+    def _note(self, group: str, values: Mapping[str, float], step: int) -> None:
+        """Keep points for a call that takes many; a call each would be more work than the steps."""
         now = int(time.time() * 1000)
-        for name in ("loss", "rows_per_second"):
-            self._points.append((f"step/{name}", float(report[name]), step, now))
+        self._points += [(f"{group}/{name}", float(value), step, now) for name, value in values.items()]
         if len(self._points) >= _POINTS_A_CALL or time.monotonic() - self._points_since > _POINTS_SECONDS:
             self._flush_points()
 

@@ -29,7 +29,7 @@ class Notebook:
         self.calls += 1
 
     def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
-        self.metrics[step] = metrics
+        self.metrics.setdefault(step, {}).update(metrics)
 
     def log_loss_weights(self, *weights: Any) -> None:
         self.weights = weights
@@ -93,5 +93,23 @@ def test_steps_are_recorded_by_global_step_many_to_a_call(small_job: Callable[..
     losses = [(step, loss) for name, loss, step, _ in notebook.points if name == "step/loss"]
     assert losses == [(place + 1, report["loss"]) for place, report in enumerate(told)]
     assert len(losses) == 2 * told[0]["steps"]
-    assert {name for name, *_ in notebook.points} == {"step/loss", "step/rows_per_second"}
+    of_steps = {name for name, *_ in notebook.points if name.startswith("step/")}
+    assert of_steps == {"step/loss", "step/rows_per_second"}
     assert notebook.calls == 2, "one an epoch, as nothing waits longer than that here"
+
+
+def test_what_a_worker_uses_is_recorded_by_rank(small_job: Callable[..., TrainingJob]) -> None:
+    job = small_job(epochs=2)
+    reporter = ReportList()
+    train(job, LocalWorld(), reporter, Progress())
+    told = [report for report in reporter.reports if report["kind"] == "resources"]
+    assert len(told) >= 2, "once an epoch at least"
+    notebook: Any = Notebook()
+    state: Any = SimpleNamespace(scenario_names=("home", "search", "channel"), task_names=("click", "like"))
+    recorder = RunRecorder(notebook, job.settings, state)
+    for report in reporter.reports:
+        recorder.record({**report, "rank": 3})
+    last = {name: value for name, value, step, _ in notebook.points if step == told[-1]["global_step"]}
+    assert last["system/rank_3/cpu_percent"] > 0
+    assert last["system/rank_3/memory_mib"] == told[-1]["used"]["memory_mib"] > 50
+    assert not [name for name in last if "gpu" in name], "no GPU was trained on"
