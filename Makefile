@@ -36,6 +36,7 @@ run: setup  ## the whole flow on MovieLens-100K: raw ratings to scores by a prom
 	@$(BIN)/python jobs/evaluate.py --config $(CONFIG) $(STORED)
 	@$(BIN)/python jobs/promote.py --config $(CONFIG) $(STORED)
 	@$(BIN)/python jobs/score.py --config $(CONFIG) $(STORED)
+	@echo "report    $(CURDIR)/$$(ls -t local/reports/*.html | head -n 1)"
 
 test: setup  ## every test (HINET_ML1M=<folder> adds those on MovieLens-1M)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -18,16 +18,23 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
+from feature_eng.accounts import accounts
 from feature_eng.contract import Contract
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
+from foundation import places, stores
 from foundation.job import job_parser, run_job, say
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, publishing, registry
+from hinet_model.lifecycle.admission import inadmissible, refused_for
 from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, UNCALIBRATED, Evaluation
 from hinet_model.lifecycle.judging import contest
 from hinet_model.lifecycle.judging.sums import Shape
-from hinet_model.lifecycle.promotion import decide
+from hinet_model.lifecycle.policy import Policy
+from hinet_model.lifecycle.promotion import Decision, decide
 from hinet_model.lifecycle.registry import RegisteredVersion
+from hinet_model.report import page
+from hinet_model.report.model_facts import ModelFacts, model_facts
+from hinet_model.report.run_facts import run_facts
 from hinet_model.report.tables import decision_table, judgements_table
 from hinet_model.serving import on_spark as scoring
 from hinet_model.serving.scorer import Scorer
@@ -39,6 +46,7 @@ EXAMPLES = """\
   python jobs/evaluate.py --config conf/train/movielens.yml
   python jobs/evaluate.py --config conf/train/movielens.yml --slices gender,new_user
   python jobs/evaluate.py --config conf/train/movielens.yml --model-version 3 --json local/evaluation.json
+  python jobs/evaluate.py --config conf/train/movielens.yml --report local/evaluation.html
   spark-submit --properties-file conf/spark/local.conf jobs/evaluate.py --config conf/train/movielens.yml"""
 
 ROW = "row_id"
@@ -64,6 +72,10 @@ def arguments() -> argparse.ArgumentParser:
         help="weigh rows by this column of the examples; rows of weight 0 are left out",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole evaluation to this file")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE",
+        help="where the page of the evaluation goes; default: reports/<model>-<version>.html beside the checkpoints",
+    )  # fmt: skip
     return parser
 
 
@@ -82,14 +94,30 @@ def main() -> None:
     try:
         examples, described = frozen_examples(spark, versions[CHALLENGER])
         asked = contest.Roles(ROW, weight=given.weight, slices=slices)
-        result = judged(spark, client, versions, examples, described, asked)
+        result, inside, data = judged(spark, client, versions, examples, described, asked)
     finally:
         spark.stop()
-    decision = decide(result)
+    decision = decision_by_default(result, versions)
     evaluation.record(client, versions[CHALLENGER], result, "passed" if decision.promote else "failed")
     if given.json is not None:
         given.json.write_text(result.to_json(), encoding="utf-8")
-    summarise(result, versions[CHALLENGER])
+    summarise(result, versions[CHALLENGER], decision)
+    cells = [(cell.scenario, cell.task) for cell in result.cells]
+    html = page.render(
+        page.Findings(
+            evaluation=result,
+            decision=decision,
+            policy="the default policy (conf/promotion/default.yml)",
+            margin=Policy().margin,
+            run=run_facts(client, versions[CHALLENGER], cells),
+            model=inside,
+            data=data,
+        )
+    )
+    report = given.report or report_place(settings.checkpoint.folder, versions[CHALLENGER])
+    write_report(report, html)
+    evaluation.record_page(client, versions[CHALLENGER], html)
+    say(f"report    {report}")
 
 
 def training_table(version: RegisteredVersion) -> tuple[str, int]:
@@ -127,8 +155,8 @@ def frozen_examples(spark: SparkSession, version: RegisteredVersion) -> tuple[Da
 def judged(
     spark: SparkSession, client: MlflowClient, versions: Mapping[str, RegisteredVersion], examples: DataFrame,
     described: dict[str, str], asked: contest.Roles,
-) -> Evaluation:  # fmt: skip
-    """All versions on the test rows, scored by the models that MLflow would serve."""
+) -> tuple[Evaluation, ModelFacts, page.DataFacts]:  # fmt: skip
+    """All versions on the test rows, scored by the models that MLflow would serve; then a look into the challenger."""
     shape = Shape(contestants=len(versions), lists_at=10)
     with ExitStack() as stack:
         cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hinet-download-")))
@@ -159,7 +187,9 @@ def judged(
                 raise
             raise UserError(message) from None
     champion = versions.get(CHAMPION)
-    return Evaluation(
+    scenario_rows = {one.scenario: one.rows for one in judgements if one.kind == "cell"}
+    inside = model_facts(scorers[CHALLENGER], rows, scenario_rows)
+    result = Evaluation(
         model=versions[CHALLENGER].name,
         challenger=versions[CHALLENGER].version,
         champion=champion.version if champion is not None else None,
@@ -169,6 +199,7 @@ def judged(
         methods=contest.methods(shape),
         judgements=judgements,
     )
+    return result, inside, data_facts(spark, described, contract.source.main_table)
 
 
 def check_columns(version: RegisteredVersion, scorer: Scorer, examples: DataFrame, *, labels: bool) -> None:
@@ -220,12 +251,45 @@ def seen(
     return {"rows": found, "how": "test rows looked up by key among its training and validation rows"}
 
 
-def summarise(result: Evaluation, challenger: RegisteredVersion) -> None:
+def data_facts(spark: SparkSession, described: Mapping[str, str], main_table: str) -> page.DataFacts:
+    """Rows in, kept and rejected, from the tables beside the examples; a note in their place where they are gone."""
+    root = places.parent(described["table"])
+    try:
+        found = accounts(spark, root, main_table)
+        newest = delta.newest_version(described["table"])
+    except SnapshotError as error:
+        return page.DataFacts(note=str(error))
+    later = "" if str(newest) == described["version"] else "of a later build than the examples judged here"
+    return page.DataFacts(found, later)
+
+
+def decision_by_default(result: Evaluation, versions: Mapping[str, RegisteredVersion]) -> Decision:
+    """What promotion would say by the default policy, of the cells and of the evaluation itself."""
+    policy, champion = Policy(), versions.get(CHAMPION)
+    faults = inadmissible(result, policy, versions[CHALLENGER].tags, champion.tags if champion else None)
+    return refused_for(decide(result, policy), faults)
+
+
+def report_place(checkpoints: stores.Place, version: RegisteredVersion) -> Path:
+    """Where the page goes: ``reports/`` beside the folder of checkpoints, or here where that is in an object store."""
+    beside = places.parent(checkpoints) if places.is_local(checkpoints) else "local"
+    return Path(beside) / "reports" / page.file_name(version.name, version.version)
+
+
+def write_report(file: Path, html: str) -> None:
+    """Write the page, its folder too."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--report {file}: cannot be written: {error}") from error
+
+
+def summarise(result: Evaluation, challenger: RegisteredVersion, decision: Decision) -> None:
     """Print the table, and what promotion would say to it."""
     against = f" against champion {result.champion}" if result.champion else ""
     say(f"{challenger.uri}{against}, test rows of {result.rows['table']} version {result.rows['version']}")
     say(judgements_table(result))
-    decision = decide(result)
     say(decision_table(decision))
     say(f"gate at its default policy: {'passed' if decision.promote else 'failed'}")
     for reason in decision.reasons:

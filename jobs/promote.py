@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from foundation.job import job_parser, run_job, say
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, registry
-from hinet_model.lifecycle.admission import inadmissible
+from hinet_model.lifecycle.admission import inadmissible, refused_for
 from hinet_model.lifecycle.audit import Audit, ClaimedError, Record, as_json, beside
 from hinet_model.lifecycle.evaluation import Evaluation
 from hinet_model.lifecycle.policy import Policy
@@ -171,10 +171,7 @@ def whole_decision(
             f"waits for approval: tag '{policy.approval}' is {challenger.tags.get(policy.approval, 'not set')!r}; "
             "a person sets it with --approve"
         )
-    if not faults:
-        return decision
-    against = decision.reasons if not decision.promote else ()
-    return replace(decision, promote=False, reasons=(*faults, *against))
+    return refused_for(decision, faults)
 
 
 def refused(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, Evaluation
 from hinet_model.lifecycle.policy import Policy
+from hinet_model.lifecycle.promotion import Decision
 
 
 def inadmissible(
@@ -56,3 +58,11 @@ def inadmissible(
         elif seen["rows"]:
             faults.append(f"the {model} was trained on {seen['rows']:,} of the test rows: {seen['how']}")
     return faults
+
+
+def refused_for(decision: Decision, faults: Sequence[str]) -> Decision:
+    """A decision on the cells, refused where there are faults beside them; they come before what the cells say."""
+    if not faults:
+        return decision
+    against = decision.reasons if not decision.promote else ()
+    return replace(decision, promote=False, reasons=(*faults, *against))

@@ -30,6 +30,7 @@ CHALLENGER, CHAMPION, UNCALIBRATED = "challenger", "champion", "uncalibrated"
 VALIDATION_STATUS = "validation_status"
 _METRICS_A_CALL = 500
 _DOCUMENT = "evaluation/version_{version}.json"
+_PAGE = "evaluation/version_{version}.html"
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,11 @@ def record(
     client.set_model_version_tag(
         version.name, version.version, "evaluated_against", evaluation.champion or "none"
     )
+
+
+def record_page(client: MlflowClient, version: registry.RegisteredVersion, html: str) -> None:
+    """Write the page of a version's evaluation beside its document."""
+    client.log_text(version.run_id, html, _PAGE.format(version=version.version))
 
 
 def latest(client: MlflowClient, version: registry.RegisteredVersion) -> Evaluation:

@@ -68,7 +68,7 @@ def can_route(rows: Tensor) -> bool:
         rows.device.type == "cpu"
         and rows.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
-        and library.available()
+        and library.wanted()
     )
 
 

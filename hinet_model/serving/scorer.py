@@ -81,7 +81,7 @@ class Scorer:
         self.state = state
         self.layout = build_layout(settings, state.model_schema())
         self.raw_schema = pa.schema(arrow.raw_columns(state))
-        self._model = model.eval()
+        self.model = model.eval()
         self._batch_rows = batch_rows
         self._unknown_scenario = settings.unknown_scenario
         self.calibration: Calibration | None = None
@@ -192,7 +192,7 @@ class Scorer:
             for start in range(0, num_rows, self._batch_rows):
                 part = {name: column[start : start + self._batch_rows] for name, column in encoded.items()}
                 batch, order = self.layout.to_batch(part)
-                logits[start + order] = self._model(batch).float().numpy()
+                logits[start + order] = self.model(batch).float().numpy()
         return logits
 
     def calibrated_logits(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:

@@ -77,6 +77,7 @@ def write_settings(path: Path, warehouse: Path, tracking_uri: str, registered_mo
             "tower_dims": [8],
             "scenario_embedding_dim": 4,
         },
+        "checkpoint": {"folder": str(path.parent / "checkpoints")},
         "mlflow": {
             "tracking_uri": tracking_uri,
             "experiment": registered_model,

@@ -173,6 +173,14 @@ def test_a_first_version_is_evaluated_promoted_and_scores(
     assert challenger is not None
     assert challenger.tags["validation_status"] == "passed"
     assert challenger.tags["evaluated_against"] == "none"
+    report = workshop.config.parent / "reports" / f"{version.name}-{version.version}.html"
+    assert printed.splitlines()[-1] == f"report    {report}"
+    page = report.read_text(encoding="utf-8")
+    for shown in ("Would be promoted", "floors and calibration only", ">impressions</th><td>1,200</td>",
+                  ">task_layer.gates</td>", "ROC curve of scenario young, task click"):  # fmt: skip
+        assert shown in page, shown
+    recorded = [one.path for one in workshop.client().list_artifacts(version.run_id, "evaluation")]
+    assert f"evaluation/version_{version.version}.html" in recorded
 
     assert workshop.run("promote") == 0
     assert "first version" in capsys.readouterr().out

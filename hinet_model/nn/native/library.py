@@ -7,6 +7,7 @@ training worker on a machine that has none yet; scoring takes what is there and 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -16,6 +17,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -38,6 +41,9 @@ _FLAGS = (
 )
 
 
+_left_out = ContextVar("left_out", default=False)
+
+
 class CompileError(RuntimeError):
     """The library cannot be compiled here; the message says what the compiler said."""
 
@@ -57,6 +63,21 @@ def available() -> bool:
         logger.warning("%s does not load, which costs speed on a CPU: %s", library, error)
         return False
     return True
+
+
+@contextlib.contextmanager
+def left_out() -> Iterator[None]:
+    """Let models compute by torch's own operations meanwhile, so that hooks see what goes on inside."""
+    token = _left_out.set(True)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
+def wanted() -> bool:
+    """Whether the library's operations are to be called where they fit."""
+    return not _left_out.get() and available()
 
 
 def prepare() -> None:

@@ -69,7 +69,7 @@ def test_a_row_scores_alone_as_it_does_among_others(scorer: Scorer, rows: pa.Tab
 
 
 def test_small_batches_score_as_one_large_batch(scorer: Scorer, rows: pa.Table) -> None:
-    in_twos = Scorer(scorer.state, scorer._model, SETTINGS, batch_rows=2)
+    in_twos = Scorer(scorer.state, scorer.model, SETTINGS, batch_rows=2)
     np.testing.assert_allclose(in_twos.score(rows), scorer.score(rows), atol=1e-6)
 
 
@@ -105,7 +105,7 @@ def test_an_unknown_scenario_is_scored_as_the_stand_in_that_the_model_names(
     scorer: Scorer, rows: pa.Table, tmp_path: Path
 ) -> None:
     settings = SETTINGS.model_copy(update={"unknown_scenario": "old"}).model_dump(mode="json")
-    weights = scorer._model.state_dict()
+    weights = scorer.model.state_dict()
     save_model_folder(tmp_path / "model", scorer.state, settings, weights, rows)
     lenient = Scorer.load(tmp_path / "model")
     age = rows.schema.get_field_index("age")
@@ -118,7 +118,7 @@ def test_an_unknown_scenario_is_scored_as_the_stand_in_that_the_model_names(
 def test_a_stand_in_that_is_no_scenario_is_refused(scorer: Scorer, rows: pa.Table, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"unknown_scenario": "olde"}).model_dump(mode="json")
     with pytest.raises(ConfigError, match="did you mean 'old'"):
-        save_model_folder(tmp_path / "model", scorer.state, settings, scorer._model.state_dict(), rows)
+        save_model_folder(tmp_path / "model", scorer.state, settings, scorer.model.state_dict(), rows)
 
 
 def test_an_unknown_scenario_is_refused_with_row_and_value(scorer: Scorer, rows: pa.Table) -> None:
@@ -153,7 +153,7 @@ def with_logits(weights: dict[str, torch.Tensor], shift: float) -> dict[str, tor
 def test_a_model_that_is_always_nearly_sure_is_checked_as_strictly_as_any(
     scorer: Scorer, rows: pa.Table, tmp_path: Path, level: float
 ) -> None:
-    weights = with_logits(scorer._model.state_dict(), level) if level else scorer._model.state_dict()
+    weights = with_logits(scorer.model.state_dict(), level) if level else scorer.model.state_dict()
     settings = SETTINGS.model_dump(mode="json")
     folder = save_model_folder(tmp_path / "model", scorer.state, settings, weights, rows)
     Scorer.load(folder)
