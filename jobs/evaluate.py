@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from feature_eng import delta
 from feature_eng.accounts import accounts
-from feature_eng.contract import Contract
+from feature_eng.contract import Contract, stored_name
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
 from foundation import places, stores
 from foundation.job import job_parser, run_job, say
@@ -89,7 +89,7 @@ def main() -> None:
     champion = registry.find(client, name, registry.CHAMPION)
     if champion is not None and champion.version != versions[CHALLENGER].version:
         versions[CHAMPION] = champion
-    slices = tuple(part.strip() for part in given.slices.split(",") if part.strip())
+    slices = tuple(stored_name(part.strip()) for part in given.slices.split(",") if part.strip())
     spark = delta.build_session("evaluate", places=[training_table(versions[CHALLENGER])[0]])
     try:
         examples, described = frozen_examples(spark, versions[CHALLENGER])
@@ -173,7 +173,7 @@ def judged(
         pair = (CHALLENGER, CHAMPION) if CHAMPION in shipments else None
         contract = scorers[CHALLENGER].state.contract
         rows = examples.where(F.col("split") == "test")
-        user = contract.columns.user
+        user = None if contract.columns.user is None else stored_name(contract.columns.user)
         if NEW_USER in asked.slices and NEW_USER not in rows.columns and user is not None:
             rows = with_new_user(rows, examples, user)
         # Without users every row stands for itself.
@@ -239,7 +239,7 @@ def seen(
         return {"rows": 0, "how": "same contract: a row keeps its split, by a hash of its key"}
     try:
         examples, _ = frozen_examples(spark, version)
-        keys = list(contract.columns.key) or [ROW]
+        keys = [stored_name(key) for key in contract.columns.key] or [ROW]
         trained = examples.where(F.col("split").isin("train", "validation")).select(
             *(F.col(f"`{key}`") for key in keys)
         )
