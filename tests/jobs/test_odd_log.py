@@ -119,7 +119,8 @@ def test_awkward_kinds_come_through_every_job_exactly(
 
     run("train", "--config", config)
     run("evaluate", "--config", config)
-    run("promote", "--config", config, "--min-auc", "0")
+    rules = ("floors.auc=0", "calibration.pcoc=null", "min_rows=10", "min_positives=5")
+    run("promote", "--config", config, *(f"--rule={rule}" for rule in rules))
     run("score", "--config", config)
 
     client = MlflowClient(mlflow_store)
