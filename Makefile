@@ -44,7 +44,7 @@ test: setup  ## every test (HINET_ML1M=<folder> adds those on MovieLens-1M)
 check: setup  ## ruff (lint and format), mypy and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy foundation feature_eng hinet_model jobs
+	@$(BIN)/mypy foundation feature_eng hinet_model jobs benchmarks
 	@$(BIN)/lint-imports --config setup.cfg
 
 bench: setup  ## benchmarks: tables, and benchmarks/results.json

@@ -104,7 +104,7 @@ class _Scene:
         steps = OwnSteps(model, self._layout, self._batches, self._given.device, self._given.compile)
         operations = self._mean_step(sizes, model.embedding.out_dim)
         for name in variants:
-            run = partial(steps.run, precision=name.rpartition("_")[2])
+            run = partial(steps.run, precision="bf16" if name.endswith("_bf16") else "fp32")
             self._add(name, run, operations, num_parameters(model))
 
     def _mean_step(self, sizes: HiNetSizes, in_dim: int) -> int:

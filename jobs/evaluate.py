@@ -68,6 +68,7 @@ def arguments() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--weight",
+        type=stored_name,
         metavar="COLUMN",
         help="weigh rows by this column of the examples; rows of weight 0 are left out",
     )
@@ -173,11 +174,12 @@ def judged(
         pair = (CHALLENGER, CHAMPION) if CHAMPION in shipments else None
         contract = scorers[CHALLENGER].state.contract
         rows = examples.where(F.col("split") == "test")
-        user = None if contract.columns.user is None else stored_name(contract.columns.user)
-        if NEW_USER in asked.slices and NEW_USER not in rows.columns and user is not None:
-            rows = with_new_user(rows, examples, user)
+        if NEW_USER in asked.slices and NEW_USER not in rows.columns and contract.stored_user is not None:
+            rows = with_new_user(rows, examples, contract.stored_user)
         # Without users every row stands for itself.
-        roles = replace(asked, user=user or ROW, listed=getattr(contract.columns, "list", None))
+        roles = replace(
+            asked, user=contract.stored_user or ROW, listed=getattr(contract.columns, "list", None)
+        )
         logger.info("scoring the test rows with %s", ", ".join(one.uri for one in versions.values()))
         try:
             judgements = contest.compare(rows, shipments, roles, training_rows(examples), shape, pair)
@@ -239,13 +241,9 @@ def seen(
         return {"rows": 0, "how": "same contract: a row keeps its split, by a hash of its key"}
     try:
         examples, _ = frozen_examples(spark, version)
-        keys = [stored_name(key) for key in contract.columns.key] or [ROW]
-        trained = examples.where(F.col("split").isin("train", "validation")).select(
-            *(F.col(f"`{key}`") for key in keys)
-        )
-        found = (
-            rows.select(*(F.col(f"`{key}`") for key in keys)).join(trained, on=keys, how="left_semi").count()
-        )
+        keys = [F.col(f"`{key}`") for key in contract.stored_key]
+        trained = examples.where(F.col("split").isin("train", "validation")).select(*keys)
+        found = rows.select(*keys).join(trained, on=list(contract.stored_key), how="left_semi").count()
     except Exception as error:
         return {"rows": None, "how": f"its training rows cannot be read: {str(error).splitlines()[0]}"}
     return {"rows": found, "how": "test rows looked up by key among its training and validation rows"}

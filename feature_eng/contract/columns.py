@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
@@ -46,12 +46,29 @@ class Time(Section):
         return self
 
 
-def reading_of(time: str | Time | None) -> Time | None:
-    """How to read a column of times that may be given by its name alone."""
-    return Time(column=time) if isinstance(time, str) else time
+class Timed:
+    """Mix-in of sections with a column of times, ``time``: its name, or how to read it.
+
+    The field itself is each section's own: a contract's fingerprint depends on its place there.
+    """
+
+    if TYPE_CHECKING:
+        time_given: str | Time | None
+
+    @property
+    def time_reading(self) -> Time | None:
+        """How to read the column of times, where one is named."""
+        given = self.time_given
+        return Time(column=given) if isinstance(given, str) else given
+
+    @property
+    def time(self) -> str | None:
+        """The column of times, where one is named."""
+        reading = self.time_reading
+        return reading.column if reading else None
 
 
-class Columns(Section):
+class Columns(Timed, Section):
     """Raw columns of the impression table that have a role.
 
     Args:
@@ -68,17 +85,6 @@ class Columns(Section):
     item: str | None = None
     time_given: str | Time | None = Field(default=None, alias="time")
     position: str | None = None
-
-    @property
-    def time(self) -> str | None:
-        """The column of times."""
-        reading = self.time_reading
-        return reading.column if reading else None
-
-    @property
-    def time_reading(self) -> Time | None:
-        """How to read the column of times."""
-        return reading_of(self.time_given)
 
 
 class ScenarioValues(Section):

@@ -19,6 +19,7 @@ from feature_eng.contract.faults import (
     time_reasons,
 )
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History
+from feature_eng.contract.names import stored_name
 from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.section import Section
 from feature_eng.contract.source import Source
@@ -93,6 +94,16 @@ class Contract(Section):
     def key(self) -> tuple[str, ...]:
         """Columns that identify an example: the contract's key, or the one that is made of each row's content."""
         return self.columns.key or (ROW_KEY,)
+
+    @property
+    def stored_key(self) -> tuple[str, ...]:
+        """The columns of `key` as the tables of events and examples call them."""
+        return tuple(stored_name(name) for name in self.key)
+
+    @property
+    def stored_user(self) -> str | None:
+        """The user's column as these tables call it."""
+        return None if self.columns.user is None else stored_name(self.columns.user)
 
     @property
     def raw_columns(self) -> tuple[str, ...]:

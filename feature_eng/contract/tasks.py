@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from feature_eng.contract.columns import Time, reading_of
+from feature_eng.contract.columns import Time, Timed
 from feature_eng.contract.section import Section
 from feature_eng.contract.values import Seconds, as_seconds
 
@@ -20,7 +20,7 @@ def _column_or_seconds(value: object) -> object:
     return value if seconds is None else seconds
 
 
-class Task(Section):
+class Task(Timed, Section):
     """How a label comes about: by a value of the row itself, or by later rows of another table.
 
     A label is 1, 0, or not there: the loss and the metrics of its task then pass over the row.
@@ -90,17 +90,6 @@ class Task(Section):
     def is_delayed(self) -> bool:
         """Whether the label is known only some time after the impression."""
         return self.table is not None or self.known_after is not None
-
-    @property
-    def time(self) -> str | None:
-        """The table's time column, where one is named."""
-        reading = self.time_reading
-        return reading.column if reading else None
-
-    @property
-    def time_reading(self) -> Time | None:
-        """How to read the table's time column, where one is named."""
-        return reading_of(self.time_given)
 
     @property
     def known_after_column(self) -> str | None:

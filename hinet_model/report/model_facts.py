@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from feature_eng.contract import stored_name
 from hinet_model.models.build import num_parameters
 from hinet_model.models.gate_usage import GateUsage, gate_usage
 from hinet_model.serving.scorer import Scorer
@@ -42,11 +41,10 @@ def model_facts(scorer: Scorer, rows: DataFrame, scenario_rows: Mapping[str, int
 
     Args:
         scorer: The model.
-        rows: Raw rows, with the columns ``scenario`` and those of the contract's key, or ``row_id``.
+        rows: Examples, with the columns ``scenario`` and those of the contract's key.
         scenario_rows: Rows of each scenario among them, which say what share of each is looked at.
     """
-    key = [stored_name(name) for name in scorer.state.contract.columns.key] or ["row_id"]
-    sample = sampled(rows, key, scenario_rows)
+    sample = sampled(rows, scorer.state.contract.stored_key, scenario_rows)
     with torch.inference_mode():
         table = scorer.model.scenario_attention()
     return ModelFacts(

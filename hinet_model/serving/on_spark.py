@@ -12,7 +12,7 @@ import shutil
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,11 +176,10 @@ class ModelShipment:
         Returns:
             ``keep``, ``scenario_index`` int, ``scenario`` string, and ``<task>_prob`` double per task.
         """
-        kept = [f"`{name}` {rows.schema[name].dataType.simpleString()}" for name in keep]
-        made = [f"`{SCENARIO_INDEX}` int", f"`{SCENARIO}` string"]
-        made += [f"`{name}` double" for name in probability_columns(self.task_names)]
+        made = {SCENARIO_INDEX: "int", SCENARIO: "string"}
+        made |= dict.fromkeys(probability_columns(self.task_names), "double")
         function = ArrowScorer(self.archive, tuple(keep), self.threads)
-        return rows.mapInArrow(function, ", ".join(kept + made))
+        return rows.mapInArrow(function, _schema(rows, keep, made))
 
 
 def ship(spark: SparkSession, folder: Path, name: str) -> ModelShipment:
@@ -224,11 +223,13 @@ def score_side_by_side(rows: DataFrame, shipments: Sequence[ModelShipment], keep
     Returns:
         ``keep``, ``scenario_index`` int, and `side_by_side_column` of every model and task.
     """
-    kept = [f"`{name}` {rows.schema[name].dataType.simpleString()}" for name in keep]
-    made = [f"`{SCENARIO_INDEX}` int"]
-    made += [
-        f"`{side_by_side_column(place, task)}` double"
-        for place in range(len(shipments))
-        for task in shipments[0].task_names
-    ]
-    return rows.mapInArrow(SideBySideScorer(tuple(shipments), tuple(keep)), ", ".join(kept + made))
+    places, tasks = range(len(shipments)), shipments[0].task_names
+    made = {SCENARIO_INDEX: "int"}
+    made |= {side_by_side_column(place, task): "double" for place in places for task in tasks}
+    return rows.mapInArrow(SideBySideScorer(tuple(shipments), tuple(keep)), _schema(rows, keep, made))
+
+
+def _schema(rows: DataFrame, keep: Sequence[str], made: Mapping[str, str]) -> str:
+    """The columns that are passed through and those that are made, name -> type, as DDL."""
+    kept = [(name, rows.schema[name].dataType.simpleString()) for name in keep]
+    return ", ".join(f"`{name}` {kind}" for name, kind in [*kept, *made.items()])

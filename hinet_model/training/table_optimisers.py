@@ -11,34 +11,13 @@ Shape letters in this file:
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hinet_model.config import OptimiserSettings
-
-
-class TableOptimiser(Protocol):
-    """Trains an embedding table by (ids, gradients)."""
-
-    learning_rate: float
-    """Rate of the next step; a schedule may set it between steps."""
-
-    decay: RowDecay
-    """What is pending on rows until they are read."""
-
-    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
-        """Take step ``global_step`` (1 is the first) with distinct ``ids (U,)`` and ``grads (U, D)``."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors, all of one entry per row, and numbers that `load_state_dict` continues from, to the bit."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        ...
 
 
 class RowDecay:
@@ -93,40 +72,79 @@ class RowDecay:
             self.log_applied.copy_(state["log_applied"])
 
 
-class LazyAdam:
-    """Adam whose moments of a row move only when the row is touched; bias correction by the global step.
-
-    Equal to Adam on the dense gradient while every row is touched at every step. A row that rests keeps its
-    moments, where dense Adam would let them fade and go on moving it.
+class TableOptimiser(ABC):
+    """Trains an embedding table by (ids, gradients).
 
     Args:
         weight: The table ``(T, D)``, changed in place.
-        learning_rate: Rate of the next step.
-        betas: Decay rates of the moments.
+        learning_rate: Rate of the next step; a schedule may set it between steps.
         epsilon: Added to the denominator.
-        l2: Times the row, added to its gradient: an L2 penalty on the rows of the batch.
+        l2: Times the row, added to its gradient: an L2 penalty on the rows that a step reads.
         weight_decay: Decoupled decay, applied when a row is read (`RowDecay`).
-
-    Source: Adam (ICLR 2015), algorithm 1; AdamW (ICLR 2019) for the decay.
     """
 
     def __init__(
         self,
         weight: Tensor,
         learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.999),
+        *,
         epsilon: float = 1e-8,
         l2: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
         self.weight = weight.detach()
         self.learning_rate = learning_rate
-        self.betas = betas
         self.epsilon = epsilon
         self.l2 = l2
         self.decay = RowDecay(self.weight, weight_decay)
+
+    @abstractmethod
+    def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
+        """Take step ``global_step`` (1 is the first) with distinct ``ids (U,)`` and ``grads (U, D)``."""
+
+    @abstractmethod
+    def moments(self) -> dict[str, Tensor]:
+        """What it keeps of gradients, by name: tensors of one entry per row."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, all of one entry per row, and numbers that `load_state_dict` continues from, to the bit."""
+        return {**self.moments(), **self.decay.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        for name, kept in self.moments().items():
+            kept.copy_(state[name])
+        self.decay.load_state_dict(state)
+
+
+class _Adam(TableOptimiser):
+    """The moments of Adam.
+
+    Args:
+        betas: Decay rates of the moments; the rest as in `TableOptimiser`.
+    """
+
+    def __init__(
+        self, weight: Tensor, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), **others: float
+    ) -> None:
+        super().__init__(weight, learning_rate, **others)
+        self.betas = betas
         self.mean = torch.zeros_like(self.weight)
         self.square = torch.zeros_like(self.weight)
+
+    def moments(self) -> dict[str, Tensor]:
+        """Running means of gradients and of their squares."""
+        return {"mean": self.mean, "square": self.square}
+
+
+class LazyAdam(_Adam):
+    """Adam whose moments of a row move only when the row is touched; bias correction by the global step.
+
+    Equal to Adam on the dense gradient while every row is touched at every step. A row that rests keeps its
+    moments, where dense Adam would let them fade and go on moving it.
+
+    Source: Adam (ICLR 2015), algorithm 1; AdamW (ICLR 2019) for the decay.
+    """
 
     def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
         """Take one step on the rows of ``ids``."""
@@ -149,44 +167,20 @@ class LazyAdam:
         size = self.learning_rate / (1 - beta_mean**global_step)
         self.weight.index_copy_(0, ids, row.addcdiv_(mean, denominator, value=-size))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Moments and decay."""
-        return {"mean": self.mean, "square": self.square, **self.decay.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.mean.copy_(state["mean"])
-        self.square.copy_(state["square"])
-        self.decay.load_state_dict(state)
-
-
-class RowAdagrad:
+class RowAdagrad(TableOptimiser):
     """Adagrad with one accumulator per row: the sum of its gradients' mean squares.
-
-    Args:
-        weight: The table ``(T, D)``, changed in place.
-        learning_rate: Rate of the next step.
-        epsilon: Added to the denominator.
-        l2: Times the row, added to its gradient: an L2 penalty on the rows of the batch.
-        weight_decay: Decoupled decay, applied when a row is read (`RowDecay`).
 
     Source: Adagrad (JMLR 2011), the diagonal shared within a row as in FBGEMM's exact row-wise Adagrad.
     """
 
-    def __init__(
-        self,
-        weight: Tensor,
-        learning_rate: float,
-        epsilon: float = 1e-8,
-        l2: float = 0.0,
-        weight_decay: float = 0.0,
-    ) -> None:
-        self.weight = weight.detach()
-        self.learning_rate = learning_rate
-        self.epsilon = epsilon
-        self.l2 = l2
-        self.decay = RowDecay(self.weight, weight_decay)
+    def __init__(self, weight: Tensor, learning_rate: float, **others: float) -> None:
+        super().__init__(weight, learning_rate, **others)
         self.total = torch.zeros(self.weight.shape[0], dtype=weight.dtype, device=weight.device)
+
+    def moments(self) -> dict[str, Tensor]:
+        """The accumulators."""
+        return {"total": self.total}
 
     def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
         """Take one step on the rows of ``ids``."""
@@ -201,45 +195,19 @@ class RowAdagrad:
         size = (self.learning_rate / (total.sqrt_() + self.epsilon)).unsqueeze(1)
         self.weight.index_copy_(0, ids, self.weight.index_select(0, ids).addcmul_(grads, size, value=-1.0))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Accumulators and decay."""
-        return {"total": self.total, **self.decay.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.total.copy_(state["total"])
-        self.decay.load_state_dict(state)
-
-
-class DenseAdam:
+class DenseAdam(_Adam):
     """Adam on every row at every step, with an L2 penalty on all rows: for tables that are small.
 
-    Exactly `torch.optim.Adam` on the dense gradient. Its step follows the table's size, not the batch's.
-
-    Args:
-        weight: The table ``(T, D)``, changed in place.
-        learning_rate: Rate of the next step.
-        betas: Decay rates of the moments.
-        epsilon: Added to the denominator.
-        l2: Times the row, added to the gradient of every row.
+    Exactly `torch.optim.Adam` on the dense gradient. Its step follows the table's size, not the batch's. It has no
+    decoupled decay.
     """
 
     def __init__(
-        self,
-        weight: Tensor,
-        learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-        l2: float = 0.0,
-    ) -> None:
-        self.weight = weight.detach()
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.epsilon = epsilon
-        self.l2 = l2
-        self.decay = RowDecay(self.weight, 0.0)
-        self.mean = torch.zeros_like(self.weight)
-        self.square = torch.zeros_like(self.weight)
+        self, weight: Tensor, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), *,
+        epsilon: float = 1e-8, l2: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(weight, learning_rate, betas, epsilon=epsilon, l2=l2)
         self._grad = torch.zeros_like(self.weight)
 
     def step(self, ids: Tensor, grads: Tensor, global_step: int) -> None:
@@ -255,26 +223,17 @@ class DenseAdam:
         size = self.learning_rate / (1 - beta_mean**global_step)
         self.weight.addcdiv_(self.mean, denominator, value=-size)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Moments."""
-        return {"mean": self.mean, "square": self.square}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.mean.copy_(state["mean"])
-        self.square.copy_(state["square"])
-
 
 def build_table_optimiser(settings: OptimiserSettings, weight: Tensor) -> TableOptimiser:
     """The configured optimiser of an embedding table, which it changes in place."""
     rate = settings.table_learning_rate or settings.learning_rate
+    own = {"epsilon": settings.epsilon, "l2": settings.table_l2}
     if settings.table == "dense_adam":
-        return DenseAdam(weight, rate, settings.betas, settings.epsilon, settings.table_l2)
+        return DenseAdam(weight, rate, settings.betas, **own)
+    own["weight_decay"] = settings.table_weight_decay
     if settings.table == "adagrad":
-        return RowAdagrad(weight, rate, settings.epsilon, settings.table_l2, settings.table_weight_decay)
-    return LazyAdam(
-        weight, rate, settings.betas, settings.epsilon, settings.table_l2, settings.table_weight_decay
-    )
+        return RowAdagrad(weight, rate, **own)
+    return LazyAdam(weight, rate, settings.betas, **own)
 
 
 def _check_step(global_step: int) -> None:

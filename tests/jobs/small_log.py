@@ -1,15 +1,33 @@
-"""A small log of impressions, its contract and its training settings, for tests that run jobs on it."""
+"""A small log of impressions, its contract and settings, and a runner: for tests that run jobs on small logs."""
 
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 SCENARIOS = ("young", "old")
 TASKS = ("click", "like")
+ROOT = Path(__file__).parents[2]
+LENIENT = [
+    f"--rule={rule}" for rule in ("floors.auc=0", "calibration.pcoc=null", "min_rows=10", "min_positives=5")
+]
+"""Options of a promotion that a small log's model passes."""
+
+
+def run_job(name: str, *arguments: str | Path, here: Path = ROOT) -> str:
+    """Run a job as a user would, from a folder; what it prints."""
+    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
 
 
 def write_log(folder: Path, rows: int = 1200, seed: int = 0) -> None:
@@ -62,10 +80,13 @@ def write_contract(path: Path, name: str = "small", behaviour: bool = True) -> P
     return path
 
 
-def write_settings(path: Path, warehouse: Path, tracking_uri: str, registered_model: str) -> Path:
-    """Write the settings of a training run on the log."""
+def write_settings(
+    path: Path, warehouse: str | Path, tracking_uri: str, registered_model: str, table: str = "small",
+    **sections: Any,
+) -> Path:  # fmt: skip
+    """Write the settings of a training run; sections given replace those that fit the small log."""
     settings = {
-        "data": {"table": f"{warehouse}/small/training"},
+        "data": {"table": f"{warehouse}/{table}/training"},
         "model": {
             "embedding_dim": 8,
             "embedding_dims": {"item_id": 16},
@@ -85,5 +106,5 @@ def write_settings(path: Path, warehouse: Path, tracking_uri: str, registered_mo
             "artifact_location": str(path.parent / "artifacts"),
         },
     }
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    path.write_text(yaml.safe_dump(settings | sections, sort_keys=False))
     return path

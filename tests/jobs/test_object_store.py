@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from small_log import SCENARIOS, TASKS, write_contract, write_log, write_settings
+from small_log import LENIENT, SCENARIOS, TASKS, run_job, write_contract, write_log, write_settings
 
 from foundation import stores
 from hinet_model.lifecycle import registry
 from hinet_model.lifecycle.audit import Audit, beside
 
 pytestmark = [pytest.mark.spark, pytest.mark.distributed, pytest.mark.slow]
-
-ROOT = Path(__file__).parents[2]
-
-
-def run_job(name: str, folder: Path, *arguments: str) -> str:
-    """Run a job from an empty folder, as a user would; what it prints."""
-    here = folder / "elsewhere"
-    here.mkdir(exist_ok=True)
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
 
 
 def test_from_raw_log_to_scores_with_every_place_on_an_object_store(
@@ -40,23 +24,25 @@ def test_from_raw_log_to_scores_with_every_place_on_an_object_store(
     write_log(tmp_path / "raw", rows=900)
     stores.upload(tmp_path / "raw" / "impressions.csv", stores.join(home, "raw", "impressions.csv"))
     contract = write_contract(tmp_path / "contract.yml")
-    config = write_settings(tmp_path / "train.yml", f"{home}/warehouse", mlflow_store, "object-store")
+    config = write_settings(
+        tmp_path / "train.yml", f"{home}/warehouse", mlflow_store, "object-store",
+        training={"epochs": 2, "workers": 2, "batch_size": 128},
+        checkpoint={"folder": f"{home}/checkpoints"},
+    )  # fmt: skip
     settings = yaml.safe_load(config.read_text())
-    settings |= {"training": {"epochs": 2, "workers": 2, "batch_size": 128}}
-    settings["checkpoint"] = {"folder": f"{home}/checkpoints"}
     settings["mlflow"]["artifact_location"] = f"{object_store}/artifacts"
     config.write_text(yaml.safe_dump(settings))
-    chosen = ("--config", str(config))
+    here = tmp_path / "elsewhere"
+    here.mkdir()
 
     run_job(
-        "build_features", tmp_path, "--contract", str(contract),
-        "--source", f"{home}/raw", "--warehouse", f"{home}/warehouse",
+        "build_features", "--contract", contract,
+        "--source", f"{home}/raw", "--warehouse", f"{home}/warehouse", here=here,
     )  # fmt: skip
-    run_job("train", tmp_path, *chosen)
-    run_job("evaluate", tmp_path, *chosen)
-    rules = ("floors.auc=0", "calibration.pcoc=null", "min_rows=10", "min_positives=5")
-    run_job("promote", tmp_path, *chosen, *(f"--rule={rule}" for rule in rules))
-    run_job("score", tmp_path, *chosen)
+    run_job("train", "--config", config, here=here)
+    run_job("evaluate", "--config", config, here=here)
+    run_job("promote", "--config", config, *LENIENT, here=here)
+    run_job("score", "--config", config, here=here)
 
     client = registry.connect(mlflow_store)
     champion = registry.resolve(client, "object-store", registry.CHAMPION)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,14 +14,15 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 from pyspark.sql import SparkSession
+from small_log import LENIENT, run_job, write_settings
 
 from feature_eng import delta
 from feature_eng.contract import load_contract, stored_name
 from feature_eng.encoder.state import EncoderState
+from hinet_model.lifecycle.evaluation import Evaluation
 
 pytestmark = [pytest.mark.spark, pytest.mark.distributed, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
 FIRST_USER, FIRST_ITEM = 2**63 + 1, 2**64 - 40
 NAME = "odd_log"
 
@@ -71,39 +69,20 @@ def write_contract(path: Path) -> None:
     path.write_text(yaml.safe_dump(contract, sort_keys=False))
 
 
-def write_settings(path: Path, warehouse: Path, mlflow_store: str) -> None:
-    settings = {
-        "data": {"table": f"{warehouse}/{NAME}/training"},
-        "model": {"name": "shared_bottom", "embedding_dim": 8, "expert_dims": [16], "tower_dims": [8]},
-        "optimiser": {"learning_rate": 0.02, "table_learning_rate": 0.1},
-        "training": {"epochs": 15, "batch_size": 64, "workers": 1},
-        "checkpoint": {"folder": str(path.parent / "checkpoints")},
-        "mlflow": {
-            "tracking_uri": mlflow_store,
-            "experiment": NAME,
-            "registered_model": NAME,
-            "artifact_location": str(path.parent / "artifacts"),
-        },
-    }
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
-
-
-def run(job: str, *arguments: str | Path) -> str:
-    command = [sys.executable, f"jobs/{job}.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
-
-
 def test_awkward_kinds_come_through_every_job_exactly(
     spark: SparkSession, mlflow_store: str, tmp_path: Path
 ) -> None:
-    contract_file, config, warehouse = tmp_path / "odd.yml", tmp_path / "train.yml", tmp_path / "warehouse"
+    contract_file, warehouse = tmp_path / "odd.yml", tmp_path / "warehouse"
     write_log(tmp_path / "raw")
     write_contract(contract_file)
-    write_settings(config, warehouse, mlflow_store)
+    config = write_settings(
+        tmp_path / "train.yml", warehouse, mlflow_store, NAME, NAME,
+        model={"name": "shared_bottom", "embedding_dim": 8, "expert_dims": [16], "tower_dims": [8]},
+        optimiser={"learning_rate": 0.02, "table_learning_rate": 0.1},
+        training={"epochs": 15, "batch_size": 64, "workers": 1},
+    )  # fmt: skip
 
-    said = run(
+    said = run_job(
         "build_features", "--contract", contract_file, "--source", tmp_path / "raw", "--warehouse", warehouse
     )
     assert ["log", "600", "600", "0"] in [line.split() for line in said.splitlines()]
@@ -117,11 +96,20 @@ def test_awkward_kinds_come_through_every_job_exactly(
     assert {int(key) for key in state.vocabularies["user"].to_pylist()} <= {FIRST_USER + n for n in range(40)}
     assert len(state.vocabularies["user"]) == 40
 
-    run("train", "--config", config)
-    run("evaluate", "--config", config)
-    rules = ("floors.auc=0", "calibration.pcoc=null", "min_rows=10", "min_positives=5")
-    run("promote", "--config", config, *(f"--rule={rule}" for rule in rules))
-    run("score", "--config", config)
+    run_job("train", "--config", config)
+    judged = tmp_path / "evaluation.json"
+    # Members alone: rows of weight 0 are left out.
+    run_job(
+        "evaluate", "--config", config, "--weight=is member", "--slices=is member,Page Type", "--json", judged
+    )
+    run_job("promote", "--config", config, *LENIENT)
+    run_job("score", "--config", config)
+    found = Evaluation.from_json(judged.read_text())
+    examples = delta.read(spark, str(warehouse / NAME / "examples"))
+    members = examples.where("split = 'test' AND `is%20member` = 1").count()
+    assert sum(cell.rows for cell in found.cells) == members > 20
+    slices = {one.scenario: one.rows for one in found.of_kind("slice")}
+    assert slices.keys() == {"is%20member=1", "Page%20Type=home page", "Page%20Type=search"}
 
     client = MlflowClient(mlflow_store)
     version = client.get_model_version_by_alias(NAME, "champion")
@@ -137,8 +125,7 @@ def test_awkward_kinds_come_through_every_job_exactly(
     mlflow.set_tracking_uri(mlflow_store)
     served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     names = list(state.raw_types)
-    examples = delta.read(spark, str(warehouse / NAME / "examples")).limit(50).collect()
-    rows = [{name: row[stored_name(name)] for name in names} for row in examples]
+    rows = [{name: row[stored_name(name)] for name in names} for row in examples.limit(50).collect()]
     for row in rows:
         row["User ID"], row["item.id"] = int(row["User ID"]), int(row["item.id"])
         row["is member"] = bool(row["is member"])
