@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from functools import reduce
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StringType
 
 from feature_eng.contract import Contract, Task, stored_name, to_boolean, to_number
-from feature_eng.events import Events, column, comparable, number, scenario_index_column
+from feature_eng.events import Events, column, number, scenario_index_column
+from feature_eng.later_rows import with_matches
 
 
 def to_examples(events: Events, contract: Contract, as_of: int | None = None) -> DataFrame:
@@ -40,7 +41,7 @@ def to_examples(events: Events, contract: Contract, as_of: int | None = None) ->
     joined = events.impressions
     for name, task in contract.tasks.items():
         if task.table is not None:
-            joined = _with_matches(joined, events.related[task.table], name, task, contract, end)
+            joined = with_matches(joined, events.related[task.table], name, task, contract, end)
     names = F.array(*(F.lit(name) for name in contract.scenario_names))
     dtype = joined.schema[stored_name(contract.scenario.column)].dataType
     scenario = F.element_at(names, scenario_index_column(contract, dtype) + 1)
@@ -137,55 +138,3 @@ def _known_at(name: str, task: Task, contract: Contract) -> Column:
 def _after_column(task: Task, shown_at: Column) -> Column:
     assert task.known_after_column is not None, "asked for tasks with such a column"
     return (shown_at + F.ceil(column(task.known_after_column))).cast("bigint")
-
-
-def _with_matches(
-    impressions: DataFrame, later: DataFrame, name: str, task: Task, contract: Contract, end: int | None
-) -> DataFrame:
-    """Add ``matched_at__<task>``, the time of the first row that counts for an impression, or null.
-
-    Of a task with ``sum`` instead ``sum__<task>``, over all rows that count for it.
-    """
-    assert contract.columns.time is not None, "checked by the contract"
-    assert task.within is not None, "checked by the contract"
-    key = contract.key
-    later_at = column(task.time or contract.columns.time)
-    amount = [column(task.sum).cast("double").alias("later__amount")] if task.sum is not None else []
-    rows = later.select(
-        *(column(on).alias(f"later__{place}") for place, on in enumerate(task.join_on)),
-        later_at.alias("later__at"),
-        *amount,
-    )
-    if end is not None:
-        rows = rows.where(F.col("later__at") <= F.lit(end))
-    shown_at = column(contract.columns.time)
-    conditions = [F.col("later__at").between(shown_at, shown_at + F.lit(task.within))]
-    for place, on in enumerate(task.join_on):
-        mine, theirs = column(on), F.col(f"later__{place}")
-        pair = comparable(
-            mine, impressions.schema[stored_name(on)].dataType, theirs, later.schema[stored_name(on)].dataType
-        )
-        conditions.append(pair[0] == pair[1])
-    matched = impressions.join(rows, on=conditions, how="inner")
-    if task.attribution != "every":
-        # Equal later rows have equal candidates, so that they need not be told apart.
-        same_row = Window.partitionBy(*rows.columns)
-        touch = F.struct(shown_at, *(column(part) for part in key))
-        chosen = F.max(touch) if task.attribution == "last" else F.min(touch)
-        matched = (
-            matched.withColumn("touch__", touch)
-            .withColumn("chosen__", chosen.over(same_row))
-            .where(F.col("touch__") == F.col("chosen__"))
-        )
-    found = (
-        F.min("later__at").alias(f"matched_at__{name}")
-        if task.sum is None
-        else F.sum("later__amount").alias(f"sum__{name}")
-    )
-    counted = matched.groupBy(*(column(part).alias(f"key__{place}") for place, part in enumerate(key))).agg(
-        found
-    )
-    same_key = [column(part) == F.col(f"key__{place}") for place, part in enumerate(key)]
-    return impressions.join(counted, on=same_key, how="left").drop(
-        *(f"key__{place}" for place in range(len(key)))
-    )

@@ -26,6 +26,7 @@ from feature_eng.events import Events, to_events
 from feature_eng.events.advice import RowCount, check_rejects
 from feature_eng.events.joining import check_matches, match_counts
 from feature_eng.examples import to_examples
+from feature_eng.later_rows import check_matches as check_label_matches
 from feature_eng.sampling import check_shift, with_sampling
 from feature_eng.snapshot import CELLS, EXAMPLES_PATH, EXAMPLES_VERSION, SOURCES, CellCount, SnapshotRef
 from feature_eng.sources.faults import as_user_errors
@@ -118,10 +119,12 @@ def build(
     """Run the stages in order and print what came of them."""
     root = stores.join(warehouse, contract.name)
     sources = write_events(spark, contract, source, root)
-    examples, examples_version = write_examples(spark, contract, root, as_of)
+    events = stored_events(spark, contract, root)
+    examples, examples_version = write_examples(events, contract, root, as_of)
     cells, data_version = count_cells(examples, contract)
     describe(cells, contract)
     check_splits(cells, contract)
+    check_label_matches(events, cells, contract)
     check_shift(examples, contract)
     examples = examples.where(F.col("split").isin(list(SPLITS)))
     state = fit(examples, contract)
@@ -202,16 +205,19 @@ def write_events(
     return described(raw, contract.source, pins)
 
 
-def write_examples(
-    spark: SparkSession, contract: Contract, root: str, as_of: int | None
-) -> tuple[DataFrame, int]:
-    """Events to the table of examples: labels, split, behaviour up to each row's time; and its version."""
+def stored_events(spark: SparkSession, contract: Contract, root: str) -> Events:
+    """The tables of events and rejects."""
     names = {task.table for task in contract.tasks.values() if task.table is not None}
-    events = Events(
+    return Events(
         impressions=delta.read(spark, stores.join(root, "events")),
         related={name: delta.read(spark, stores.join(root, f"events_{name}")) for name in sorted(names)},
         rejects=delta.read(spark, stores.join(root, "rejects")),
     )
+
+
+def write_examples(events: Events, contract: Contract, root: str, as_of: int | None) -> tuple[DataFrame, int]:
+    """Events to the table of examples: labels, split, behaviour up to each row's time; and its version."""
+    spark = events.impressions.sparkSession
     parted = with_split(to_examples(events, contract, as_of), contract)
     examples = with_behaviour(with_sampling(parted, contract), contract)
     table = stores.join(root, "examples")

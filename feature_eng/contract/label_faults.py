@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from feature_eng.contract.features import Behaviour
+from feature_eng.contract.features import Behaviour, History
 from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.split import Split
 from foundation.settings import suggestion
@@ -27,14 +27,25 @@ def label_faults(parts: Mapping[str, Any], task_names: list[str]) -> Iterator[st
                 f"one of {', '.join(task_names)}"
             )
     split: Split | None = parts.get("split")
-    if split is None or split.method != "random" or split.allow_leakage or not parts.get("behaviour", True):
+    if split is None or split.allow_leakage or not parts.get("behaviour", True):
         return
-    behaviour = [name for name, part in parts.get("features", {}).items() if isinstance(part, Behaviour)]
-    if behaviour:
+    telling = [
+        name
+        for name, part in parts.get("features", {}).items()
+        if isinstance(part, Behaviour) and _tells_of_other_splits(part, split)
+    ]
+    if telling:
         yield (
-            f"split.method: 'random' would show training rows what test rows did, by way of "
-            f"{', '.join(behaviour)}; expected 'time' or 'dates', behaviour: false, or split.allow_leakage: true"
+            f"split.method: '{split.method}' would show training rows what test rows did, by way of "
+            f"{', '.join(telling)}; expected 'time' or 'dates', behaviour: false, or split.allow_leakage: true"
         )
+
+
+def _tells_of_other_splits(feature: Behaviour, split: Split) -> bool:
+    """Whether a training row's value is made of rows of test: of the user's at a random split, of the item's at any."""
+    if split.method == "user_disjoint":
+        return not isinstance(feature, History) and feature.by == "item"
+    return split.method == "random"
 
 
 def _unknown(where: str, what: str, given: Any, known: list[str] | None) -> Iterator[str]:

@@ -11,6 +11,7 @@ from feature_eng.contract.columns import Time
 from feature_eng.contract.section import Section
 from feature_eng.contract.six_scenarios import TABLES as MADE_TABLES
 from feature_eng.contract.six_scenarios import SixScenarios
+from foundation.redaction import redact
 
 ColumnType = Literal["integer", "number", "string"]
 
@@ -133,6 +134,11 @@ class Table(Section):
 
     @model_validator(mode="after")
     def _options_fit(self) -> Table:
+        if any(redact(address) != address for address in self.addresses):
+            raise ValueError(
+                "the address holds a credential, which would travel with every model; expected one without, "
+                "and the credential in the environment or in Spark's settings"
+            )
         if (self.path is None) == (self.table is None):
             raise ValueError("expected exactly one of 'path' and 'table'")
         if self.path is not None and self.format is None:

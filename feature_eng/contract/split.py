@@ -30,7 +30,7 @@ class Split(Section):
         gap: Rows at most so long before the first second of the next split are in none: their labels
             would be known only in its time. For ``time`` and ``dates``.
         allow_leakage: A random split shows training rows what later rows of test did, by way of behaviour
-            features; true says that this is meant.
+            features, and a user-disjoint one by way of those by item; true says that this is meant.
     """
 
     later: ClassVar[frozenset[str]] = frozenset(

@@ -85,7 +85,8 @@ def check_matches(
         matched, rows = counts.get(join.table, (1, 1))
         if matched == 0 and rows:
             seen = " and ".join(
-                _keys_of(table, join, raw) for table in (contract.source.main_table, join.table)
+                seen_keys(table, raw[table].select(*(raw_column(name) for name in join.on)))
+                for table in (contract.source.main_table, join.table)
             )
             faults.append(
                 f"source.join.{place}: none of {rows:,} rows found a row of {join.table!r} by {', '.join(join.on)}; "
@@ -95,10 +96,10 @@ def check_matches(
         raise ContractError(faults)
 
 
-def _keys_of(table: str, join: Join, raw: Mapping[str, DataFrame]) -> str:
-    frame = raw[table].select(*(raw_column(name) for name in join.on))
-    types = ", ".join(field.dataType.simpleString() for field in frame.schema.fields)
-    values = "; ".join(", ".join(map(repr, row)) for row in frame.limit(_EXAMPLES).collect())
+def seen_keys(table: str, keys: DataFrame) -> str:
+    """Types and a few values of the columns by which a table is joined, for messages."""
+    types = ", ".join(field.dataType.simpleString() for field in keys.schema.fields)
+    values = "; ".join(", ".join(map(repr, row)) for row in keys.limit(_EXAMPLES).collect())
     return f"{types} {values} in {table!r}"
 
 

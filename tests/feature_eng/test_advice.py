@@ -11,11 +11,15 @@ from pyspark.sql import functions as F
 from row_counts import row_counts
 from small_logs import small_contract
 
+from feature_eng.cells import count_cells
 from feature_eng.contract import Contract, ContractError
 from feature_eng.events import to_events
 from feature_eng.events.advice import RowCount, check_rejects
 from feature_eng.events.joining import check_matches, match_counts
+from feature_eng.examples import to_examples
+from feature_eng.later_rows import check_matches as check_label_matches
 from feature_eng.sources.raw import read_raw
+from feature_eng.split import with_split
 
 pytestmark = pytest.mark.spark
 
@@ -86,3 +90,47 @@ def test_a_side_table_in_which_no_row_is_found_stops_the_build(spark: SparkSessi
         "source.join.0: none of 2 rows found a row of 'users' by who; "
         "there are string '1'; '2' in 'shown' and string 'u1'; 'u2' in 'users'"
     ]
+
+
+ORDERED = "who string, what string, at bigint, amount double"
+
+
+def check_orders(spark: SparkSession, orders: list[tuple[str | None, str, int, float]], **rule: Any) -> None:
+    """Two impressions, at 100 and 200 s, and orders: labels made, counted and held against the tables."""
+    shown = "row string, who bigint, what string, at bigint, page int, price double"
+    rows = [("r1", 1, "a", 100, 1, 1.0), ("r2", 2, "b", 200, 2, 1.0)]
+    tables = {name: {"path": name, "format": "json"} for name in ("shown", "orders")}
+    task = {"table": "orders", "join_on": ["who", "what"], "within": "1m", **rule}
+    contract = small_contract(source={"tables": tables}, tasks={"order": task})
+    raw = {"shown": spark.createDataFrame(rows, shown), "orders": spark.createDataFrame(orders, ORDERED)}
+    events = to_events(raw, contract)
+    parted = with_split(to_examples(events, contract, as_of=10_000), contract)
+    check_label_matches(events, count_cells(parted, contract)[0], contract)
+
+
+def test_a_table_of_labels_of_which_no_row_counts_stops_the_build(spark: SparkSession) -> None:
+    check_orders(spark, [("1", "a", 160, 1.0)])
+    faults = []
+    for orders, rule in (
+        ([("u1", "a", 160, 1.0)], {}),
+        ([("1", "a", 161, 1.0), ("2", "b", 150, 1.0)], {}),
+        ([(None, "a", 160, 1.0)], {}),
+        # A sum over nothing meets this: every label would be 1.
+        ([("1", "b", 160, 1.0)], {"sum": "amount", "at_least": 0}),
+    ):
+        with pytest.raises(ContractError) as caught:
+            check_orders(spark, orders, **rule)
+        faults += caught.value.faults
+    assert faults == [
+        "tasks.order: none of 1 rows of 'orders' belongs to an impression by who, what; "
+        "there are bigint, string 1, 'a'; 2, 'b' in 'shown' and string, string 'u1', 'a' in 'orders'",
+        "tasks.order: no row of 'orders' lies within 60 s after an impression of equal who, what; of 2 such pairs "
+        "the row comes -50 to 61 s after the impression; expected another 'within', or times read in another way",
+        "tasks.order: 'orders' has no rows that can be used, so that every label would be 0",
+        "tasks.order: none of 1 rows of 'orders' belongs to an impression by who, what; "
+        "there are bigint, string 1, 'a'; 2, 'b' in 'shown' and string, string '1', 'b' in 'orders'",
+    ]
+
+
+def test_orders_that_count_but_make_no_label_1_do_not_stop_the_build(spark: SparkSession) -> None:
+    check_orders(spark, [("1", "a", 160, 1.0)], sum="amount", at_least=5)

@@ -110,6 +110,43 @@ def test_the_user_disjoint_split_needs_a_position() -> None:
     ]
 
 
+def test_a_user_disjoint_split_refuses_behaviour_by_item_which_holds_labels_of_test_users() -> None:
+    split = {"method": "user_disjoint"}
+    features = {
+        "item": {"kind": "categorical", "column": "what"},
+        "recent": {"kind": "history", "last": 3},
+        "user_rate": {"kind": "rate", "task": "click"},
+        "item_rate": {"kind": "rate", "task": "click", "by": "item"},
+        "item_count": {"kind": "count", "by": "item"},
+    }
+    given = {"columns__position": "place", "features": features}
+    assert faults_of(**given, split=split) == [
+        "split.method: 'user_disjoint' would show training rows what test rows did, by way of item_rate, item_count; "
+        "expected 'time' or 'dates', behaviour: false, or split.allow_leakage: true"
+    ]
+    assert to_contract(changed(**given, split={**split, "allow_leakage": True}))
+    assert to_contract(changed(**given, split=split, behaviour=False))
+    assert to_contract(changed(columns__position="place", split=split))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"path": "s3a://AKIA77:hunter2@bucket/log", "format": "delta"},
+        {"path": ["log.csv", "https://x.example/log.csv?sig=hunter2"], "format": "csv"},
+        {"table": "delta.`abfss://c@a.dfs.core.windows.net/log?sig=hunter2`"},
+    ],
+)
+def test_an_address_with_a_credential_is_refused_without_repeating_it(table: dict[str, Any]) -> None:
+    (fault,) = faults_of(source__tables__shown=table)
+    assert fault.startswith(
+        "source.tables.shown: the address holds a credential, which would travel with every"
+    )
+    assert "hunter2" not in fault
+    fine = {"path": "abfss://container@account.dfs.core.windows.net/log", "format": "delta"}
+    assert to_contract(changed(source__tables__shown=fine))
+
+
 def test_faults_between_parts_are_named_beside_faults_within_them() -> None:
     faults = faults_of(split__metod="random", features__rate__task="clik", scenario__values__search={})
     assert faults == [
