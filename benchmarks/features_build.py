@@ -1,0 +1,57 @@
+"""One build of features in a process of its own, by whichever commit's code stands on the path.
+
+What it uses of that code is what every commit to be compared has: the job's own function, and its session.
+
+Arguments: root of the code, contract, warehouse, settings of Spark as JSON, file for the figures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from feature_eng import delta
+from feature_eng.contract import load_contract
+from foundation.job import configure_logging
+
+
+def main(root: str, contract: str, warehouse: str, conf: str, report: str) -> None:
+    """Build, and write seconds, seconds of processors and the heap's peak."""
+    sys.argv[0] = "build_features.py"
+    configure_logging()
+    specification = importlib.util.spec_from_file_location(
+        "build_features", Path(root, "jobs", "build_features.py")
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    job = importlib.util.module_from_spec(specification)
+    sys.modules["build_features"] = job
+    specification.loader.exec_module(job)
+    spark = delta.build_session("benchmark", json.loads(conf))
+    spark.range(10).count()
+    before = processor_seconds()
+    started = time.monotonic()
+    job.build(spark, load_contract(contract), None, warehouse)
+    seconds = time.monotonic() - started
+    cpu_seconds = processor_seconds() - before
+    pools = spark._jvm.java.lang.management.ManagementFactory.getMemoryPoolMXBeans()
+    heap = sum(pool.getPeakUsage().getUsed() for pool in pools if str(pool.getType().name()) == "HEAP")
+    spark.stop()
+    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "heap_gib": heap / 2**30}
+    Path(report).write_text(json.dumps(found), encoding="utf-8")
+
+
+def processor_seconds() -> float:
+    """Seconds of processors that this process and all below it have used."""
+    this = psutil.Process()
+    # Of processes that have ended their parents know.
+    return sum(sum(one.cpu_times()[:4]) for one in (this, *this.children(recursive=True)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

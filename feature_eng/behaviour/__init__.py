@@ -1,0 +1,5 @@
+"""What the user did, or what happened to the item, before a row and only before it."""
+
+from feature_eng.behaviour.step import with_behaviour
+
+__all__ = ["with_behaviour"]

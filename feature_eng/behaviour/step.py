@@ -1,0 +1,172 @@
+"""The as-of step: rows and facts in, what each row may know out.
+
+Each feature is a set of *facts*, each known from some second on: that an item was seen,
+that a label was 0 or 1. A row sees the facts known strictly before its own time; so rows
+of one user at the same second do not see each other, and a label that is known after its
+row (from a later table, or when a dwell has ended) is seen only once it could be known.
+A label that is not there is no fact.
+
+Rows and facts of one entity meet in one shuffle, in order of time, and are gone through once
+(`feature_eng.behaviour.running`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from feature_eng.behaviour.running import AT, ROW, Running
+from feature_eng.contract import Behaviour, Contract, Count, History, Rate, quoted, stored_name
+from feature_eng.events import column
+
+
+def with_behaviour(examples: DataFrame, contract: Contract) -> DataFrame:
+    """Add the contract's behaviour features under their names, and drop ``known_at__*``.
+
+    - history: array of the last items, newest first, of one time the greatest key first; empty when none
+    - count: bigint
+    - rate: double, ``(positives + prior * prior_rows) / (labels + prior_rows)``
+    """
+    features = contract.behaviour_features
+    frame = examples
+    # Users come last: histories are wide, and so are shuffled by none but who writes them.
+    for by in ("item", "user"):
+        of_entity = {name: feature for name, feature in features.items() if _entity(feature) == by}
+        if of_entity:
+            frame = _with_features_of(frame, contract, by, of_entity)
+    kept = [quoted(name) for name in examples.columns if not name.startswith("known_at__")]
+    return frame.select(*kept, *features) if features else examples.select(*kept)
+
+
+def _entity(feature: Behaviour) -> str:
+    return "user" if isinstance(feature, History) else feature.by
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What rows bring as facts.
+
+    Args:
+        moments: Column with the second from which they are known -> name and value of each fact; null is none.
+        read_by: Feature -> the name of its facts.
+    """
+
+    moments: dict[str, dict[str, Column]] = field(default_factory=dict)
+    read_by: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.read_by.values()))
+
+
+def _with_features_of(
+    frame: DataFrame, contract: Contract, by: str, features: Mapping[str, Behaviour]
+) -> DataFrame:
+    role = contract.columns.user if by == "user" else contract.columns.item
+    assert role is not None, "checked by the contract"
+    facts = _facts(contract, features)
+    order = []
+    if any(isinstance(feature, History) for feature in features.values()):
+        # Of one second's facts the later impression is the newer, then the greater key.
+        order = [name for name in (contract.columns.time, *contract.key) if name is not None]
+    timeline = _timeline(frame, contract, role, order, facts)
+    entity = ["entity__"]
+    sorted_by = [AT, *(f"order__{place}" for place in range(len(order)))]
+    running = Running(tuple(entity), facts.read_by, features)
+    item_types = {
+        name: T.ArrayType(frame.schema[stored_name(contract.history_column(feature))].dataType)
+        for name, feature in features.items()
+        if isinstance(feature, History)
+    }
+    made = [
+        T.StructField(name, item_types.get(name, T.LongType() if isinstance(one, Count) else T.DoubleType()))
+        for name, one in features.items()
+    ]
+    return (
+        timeline.repartition(*entity)
+        .sortWithinPartitions(*entity, *sorted_by)
+        .drop(*sorted_by[1:])
+        .mapInArrow(running, T.StructType([*frame.schema, *made]))
+    )
+
+
+def _timeline(frame: DataFrame, contract: Contract, role: str, order: list[str], facts: _Facts) -> DataFrame:
+    """Rows of ``frame``, each with the facts known at its own time, and rows of facts that are known later."""
+    time = contract.columns.time
+    assert time is not None, "checked by the contract"
+    row = F.struct(*(F.col(quoted(name)) for name in frame.columns))
+    no_row = F.lit(None).cast(T.StructType(frame.schema.fields))
+    types = {
+        name: frame.select(value.alias("fact")).schema["fact"].dataType
+        for given in facts.moments.values()
+        for name, value in given.items()
+    }
+
+    def at(moment: str, of: Column) -> Column:
+        known = facts.moments.get(moment, {})
+        return F.struct(
+            column(role).alias("entity__"),
+            column(moment).alias(AT),
+            *(column(name).alias(f"order__{place}") for place, name in enumerate(order)),
+            *(known.get(name, F.lit(None)).cast(types[name]).alias(name) for name in facts.names),
+            of.alias(ROW),
+        )
+
+    later = [moment for moment in facts.moments if moment != time]
+    if not later:
+        return frame.select(at(time, row).alias("one")).select("one.*")
+    several = F.array(
+        at(time, row), *(F.when(_is_any(facts, moment), at(moment, no_row)) for moment in later)
+    )
+    # Never known, or nothing to know: no row at all.
+    return frame.select(F.explode(F.filter(several, lambda one: one.isNotNull())).alias("one")).select(
+        "one.*"
+    )
+
+
+def _is_any(facts: _Facts, moment: str) -> Column:
+    some = F.coalesce(*(value.isNotNull() for value in facts.moments[moment].values()))
+    for value in facts.moments[moment].values():
+        some |= value.isNotNull()
+    return column(moment).isNotNull() & some
+
+
+def _facts(contract: Contract, features: Mapping[str, Behaviour]) -> _Facts:
+    found = _Facts()
+    names: dict[tuple[str, ...], str] = {}
+    for feature_name, feature in features.items():
+        what = _what(contract, feature)
+        name = names.setdefault(what, f"fact__{len(names)}")
+        found.read_by[feature_name] = name
+        found.moments.setdefault(_known_at(contract, feature), {})[name] = _fact(contract, feature)
+    return found
+
+
+def _what(contract: Contract, feature: Behaviour) -> tuple[str, ...]:
+    """What tells a feature's facts from another's."""
+    if isinstance(feature, Count):
+        return ("row",)
+    if isinstance(feature, Rate):
+        return ("label", feature.task)
+    return ("item", contract.history_column(feature), feature.when or "")
+
+
+def _fact(contract: Contract, feature: Behaviour) -> Column:
+    if isinstance(feature, Count):
+        return F.lit(1).cast("tinyint")
+    if isinstance(feature, Rate):
+        return F.col(f"label__{feature.task}").cast("tinyint")
+    item = column(contract.history_column(feature))
+    return item if feature.when is None else F.when(F.col(f"label__{feature.when}") == 1, item)
+
+
+def _known_at(contract: Contract, feature: Behaviour) -> str:
+    """Column that says when a row's fact is known: its time, but for labels that are known after it."""
+    assert contract.columns.time is not None, "checked by the contract"
+    task = feature.task if isinstance(feature, Rate) else getattr(feature, "when", None)
+    is_delayed = task is not None and contract.tasks[task].is_delayed
+    return f"known_at__{task}" if is_delayed else contract.columns.time

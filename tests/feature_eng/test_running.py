@@ -1,0 +1,114 @@
+"""Running values in one pass over sorted facts: equal to a look at all pairs, wherever batches are cut."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from feature_eng.behaviour.running import Running
+from feature_eng.contract import Behaviour, Count, History, Rate
+
+FEATURES: dict[str, Behaviour] = {
+    "recent": History(kind="history", last=3),
+    "longer": History(kind="history", last=7),
+    "seen": Count(kind="count"),
+    "rate": Rate(kind="rate", task="click", prior=0.25, prior_rows=2),
+}
+FACTS = {"recent": "item", "longer": "item", "seen": "one", "rate": "label"}
+TYPES = pa.schema(
+    [
+        ("user", pa.int64()), ("page", pa.string()), ("at__", pa.int64()), ("item", pa.string()),
+        ("one", pa.int8()), ("label", pa.int8()), ("row__", pa.struct([("number", pa.int64())])),
+    ]
+)  # fmt: skip
+
+
+def drawn(seed: int, rows: int = 150) -> list[dict[str, Any]]:
+    """Rows and facts of a few entities in order; many share their second, some bring nothing, some ask nothing."""
+    draw = random.Random(seed)
+    found = [
+        {
+            "user": draw.choice([None, 1, 2, 2, 2, 3]),
+            "page": draw.choice(["a", "b"]),
+            "at__": draw.randrange(20),
+            "item": draw.choice([None, "x", "y", "z", "w"]),
+            "one": draw.choice([None, 1, 1]),
+            "label": draw.choice([None, 0, 1]),
+            "row__": draw.choice([None, {"number": number}, {"number": number}]),
+        }
+        for number in range(rows)
+    ]
+    return sorted(found, key=lambda row: (row["user"] is None, row["user"] or 0, row["page"], row["at__"]))
+
+
+def slow(rows: list[dict[str, Any]], place: int, entity: tuple[str, ...]) -> dict[str, Any]:
+    """What the row at a place may know, by looking at all others."""
+    asked = rows[place]
+    before = [
+        row
+        for row in rows
+        if None not in [asked[name] for name in entity]
+        and all(row[name] == asked[name] for name in entity)
+        and row["at__"] < asked["at__"]
+    ]
+    items = [row["item"] for row in before if row["item"] is not None][::-1]
+    labels = [row["label"] for row in before if row["label"] is not None]
+    return {
+        "number": asked["row__"]["number"],
+        "recent": items[:3],
+        "longer": items[:7],
+        "seen": sum(row["one"] is not None for row in before),
+        "rate": (sum(labels) + 0.5) / (len(labels) + 2),
+    }
+
+
+def answers(
+    rows: list[dict[str, Any]], cuts: list[int], entity: tuple[str, ...], features: Mapping[str, Behaviour]
+) -> list[dict[str, Any]]:
+    table = pa.Table.from_pylist(rows, schema=TYPES).combine_chunks()
+    ends = [0, *cuts, len(rows)]
+    batches = [
+        batch
+        for start, end in itertools.pairwise(ends)
+        for batch in table.slice(start, end - start).to_batches()
+    ]
+    found = Running(entity, FACTS, features)(iter(batches))
+    return [row for batch in found for row in batch.to_pylist()]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("entity", [("user",), ("user", "page")])
+def test_every_row_sees_what_a_look_at_all_pairs_shows(seed: int, entity: tuple[str, ...]) -> None:
+    rows = drawn(seed)
+    if entity == ("user",):
+        rows.sort(key=lambda row: (row["user"] is None, row["user"] or 0, row["at__"]))
+    expected = [slow(rows, place, entity) for place, row in enumerate(rows) if row["row__"]]
+    draw = random.Random(seed)
+    assert len(expected) > 60
+    assert max(len(row["longer"]) for row in expected) > 3
+    for cuts in ([], list(range(1, len(rows))), sorted(draw.sample(range(1, len(rows)), 6))):
+        assert answers(rows, cuts, entity, FEATURES) == expected
+
+
+def test_a_batch_without_rows_that_ask_still_tells_the_next_one() -> None:
+    facts = [
+        {"user": 1, "page": "a", "at__": at, "item": "x", "one": 1, "label": 1, "row__": None}
+        for at in range(3)
+    ]
+    asking = {
+        "user": 1,
+        "page": "a",
+        "at__": 9,
+        "item": None,
+        "one": None,
+        "label": None,
+        "row__": {"number": 0},
+    }
+    assert answers([*facts, asking], [3], ("user",), FEATURES) == [
+        {"number": 0, "recent": ["x"] * 3, "longer": ["x"] * 3, "seen": 3, "rate": 3.5 / 5}
+    ]
