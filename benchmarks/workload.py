@@ -152,7 +152,7 @@ class OwnSteps:
     ) -> None:
         data = DataShape(layout, [1] * layout.num_scenarios, total_steps=1)
         parts = build_parts(RunSettings(), data, LocalWorld(device), Progress(), model)
-        self.optimisers = parts.optimisers
+        self.parts, self.optimisers = parts, parts.optimisers
         self._trainer = Trainer(parts, StepOptions(), ReportList(), Progress())
         self._steps = 0
         if compiled:

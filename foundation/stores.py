@@ -135,15 +135,35 @@ def writing(place: Place) -> Iterator[Path]:
             upload(draft, place)
         return
     target = Path(normalised(place))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     draft = target.with_name(f".{target.name}-{os.getpid()}-{threading.get_ident()}")
     try:
         yield draft
         with draft.open("rb") as stream:
             os.fsync(stream.fileno())
         draft.replace(target)
+        _sync_folder(target.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and what lacks above it, so that they are there after a loss of power too."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk: a file that is on the disk under no name is lost."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems know no such call for folders.
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -190,7 +190,14 @@ class CheckpointSettings(Settings):
     """Local folder for what cannot lie on an object store: the workers' logs, what waits for MLflow, a model on its
     way there. null: `folder` where that is local, else local/runs."""
     every_epochs: int = Field(default=1, ge=1)
-    """Epochs between two checkpoints."""
+    """Epochs between two checkpoints; the best epoch's and the last are written in any case."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Steps between two checkpoints, in the midst of epochs too; null: whatever the number of steps."""
+    every_minutes: float | None = Field(default=15.0, gt=0.0)
+    """Longest time between two checkpoints, which is the most that a lost worker costs; null: however long it takes."""
+    background: bool = True
+    """true: training goes on while a checkpoint is written, from a copy of the state in the host's memory; false:
+    training waits, and needs no second copy."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints kept, the best one not counted."""
 

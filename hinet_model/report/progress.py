@@ -50,6 +50,11 @@ class ProgressDisplay:
             self._show_progress(report)
         elif report["kind"] == "epoch":
             self._show_epoch(report)
+        elif report["kind"] == "checkpoint":
+            self._line(
+                f"checkpoint after step {report['global_step']}  training paused {report['pause_seconds']:.2f} s  "
+                f"whole after {report['seconds']:.1f} s"
+            )
         elif report["kind"] in ("failed", "stalled", "disconnected"):
             self._line(f"rank {report['rank']}: {report['kind']}")
 

@@ -32,7 +32,6 @@ from hinet_model.training.callbacks import (
     Profile,
     ReportEpoch,
     ReportProgress,
-    SaveCheckpoints,
     StopAfterSteps,
     StopWhenAsked,
 )
@@ -47,6 +46,7 @@ from hinet_model.training.optimisers import RunOptimisers
 from hinet_model.training.position import curve
 from hinet_model.training.resources import ReportResources
 from hinet_model.training.run import Run, RunInputs
+from hinet_model.training.saving import SaveCheckpoints
 from hinet_model.training.state import RunState, weights_digest
 from hinet_model.training.statistics import StepStatistics
 from hinet_model.training.validation import Validation
@@ -175,11 +175,10 @@ def _callbacks(job: TrainingJob, world: World, state: RunState, first_averaged: 
     if training.patience is not None:
         listed.append(Patience(training.patience))
     saved_step = state.global_step if job.resume else -1
-    folder = job.checkpoint_folder
     listed += [
         ReportResources(_RESOURCES_SECONDS),
         ReportEpoch(),
-        SaveCheckpoints(folder, kept.every_epochs, kept.keep, saved_step),
+        SaveCheckpoints(job.checkpoint_folder, kept, saved_step),
     ]
     if training.profile_steps:
         trace = Path(job.log_folder) / f"trace-rank-{world.rank}.json"

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from foundation import stores
 from hinet_model.data.batch import Batch
 from hinet_model.training import checkpoint
 from hinet_model.training.position import Best, curve
@@ -43,7 +42,7 @@ class StopWhenAsked(Callback):
     """End the run where the driver asks for it, after the step in which all workers know."""
 
     def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
-        if measures.stop_wished:
+        if measures.wishes.stop:
             run.stop("the driver asked for it")
 
 
@@ -140,43 +139,6 @@ class ReportEpoch(Callback):
             best=best is not None and best.epoch == run.entry["epoch"],
             scenario_attention=None if run.validated is None else run.validated.scenario_attention,
         )
-
-
-class SaveCheckpoints(Callback):
-    """Write the run's state, after epochs and where it ends.
-
-    Args:
-        folder: Place of the run's checkpoints.
-        every_epochs: Epochs between two; the best one and the last are written in any case.
-        keep: Newest ones that are kept.
-        saved_step: Step whose checkpoint there is already; -1 for none.
-    """
-
-    def __init__(self, folder: stores.Place, every_epochs: int, keep: int, saved_step: int = -1) -> None:
-        self._folder, self._every, self._keep = folder, every_epochs, keep
-        self._saved_step = saved_step
-
-    def on_epoch(self, run: Run) -> None:
-        state = run.state
-        is_best = state.best is not None and state.best.checkpoint == checkpoint.name_of(state.global_step)
-        if is_best or state.epoch % self._every == 0:
-            self._save(run)
-
-    def on_stop(self, run: Run) -> None:
-        if run.state.global_step != self._saved_step:
-            self._save(run)
-
-    def _save(self, run: Run) -> None:
-        state = run.state
-        run.progress.enter("checkpoint")
-        # A row with decay pending would be written as it was when last read.
-        run.parts.optimisers.flush_decay()
-        written = state.save(self._folder, run.progress)
-        self._saved_step = state.global_step
-        if written is not None:
-            checkpoint.prune(self._folder, written, self._keep)
-            epoch = state.epoch if state.step else state.epoch - 1
-            run.reporter.send("checkpoint", path=str(written), epoch=epoch, global_step=state.global_step)
 
 
 class Profile(Callback):

@@ -256,6 +256,11 @@ def prune(folder: stores.Place, written: stores.Place, keep: int) -> None:
     What lies beyond it is left alone: a damaged checkpoint that a resumed run has yet to come to again.
     """
     ours = [place for place in _all_of(folder) if stores.name_of(place) <= stores.name_of(written)]
+    manifests = stores.sizes([stores.join(place, _MANIFEST) for place in ours])
+    # What was begun and never finished is gone on from by nobody, and keeps no other from being kept.
+    for place in [place for place, size in zip(ours, manifests, strict=True) if size is None]:
+        stores.delete(place)
+        ours.remove(place)
     named = {best.checkpoint for path in ours[:keep] if (best := _best_of(path)) is not None}
     for checkpoint in ours[keep:]:
         if stores.name_of(checkpoint) not in named:

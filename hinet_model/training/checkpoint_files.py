@@ -60,7 +60,11 @@ def save(file: str, content: dict[str, Any], alive: Alive) -> dict[str, Any]:
     """Write tensors, to the disk and not only towards it; returns the file's fingerprint."""
     with stores.open_output(file) as stream:
         watched = _Watched(stream, alive)
-        torch.save(content, cast(BinaryIO, watched))
+        try:
+            torch.save(content, cast(BinaryIO, watched))
+        except RuntimeError as error:
+            # torch complains of a file that is shorter than it should be, not of what the system said.
+            raise watched.error or error from error
     return {"size": watched.size, "sha256": watched.digest.hexdigest()}
 
 
@@ -78,13 +82,18 @@ class _Watched:
         self._stream, self._alive = stream, alive
         self.digest = hashlib.sha256()
         self.size = 0
+        self.error: OSError | None = None
         self.flush = stream.flush
 
     def write(self, data: bytes | memoryview) -> int:
         with memoryview(data) as view:
             for start in range(0, len(view), _CHUNK_BYTES):
                 piece = view[start : start + _CHUNK_BYTES]
-                self._stream.write(piece)
+                try:
+                    self._stream.write(piece)
+                except OSError as error:
+                    self.error = error
+                    raise
                 self.digest.update(piece)
                 self.size += len(piece)
                 self._alive()

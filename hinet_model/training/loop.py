@@ -11,7 +11,7 @@ checkpoint draws what the uninterrupted one would have drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ from hinet_model.training.dist.dense_exchange import GradientExchange
 from hinet_model.training.dist.table_exchange import TableExchange
 from hinet_model.training.dist.world import World
 from hinet_model.training.optimisers import RunOptimisers
-from hinet_model.training.statistics import StepMeasures, StepStatistics
+from hinet_model.training.statistics import StepMeasures, StepStatistics, Wishes
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ class Trainer:
         options: How.
         reporter: Asked whether to stop.
         progress: Where this worker is, for heartbeat and watchdog.
+
+    Attributes:
+        wishes: What this worker tells all others with the next step; whether to stop the reporter knows.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Trainer:
     ) -> None:
         self.parts, self.options = parts, options
         self.reporter, self.progress = reporter, progress
+        self.wishes = Wishes()
         self._device = parts.world.device
 
     def step(self, batch: Batch, global_step: int) -> StepMeasures:
@@ -133,7 +137,8 @@ class Trainer:
         loss, cells_MN = parts.loss(logits, batch, factors)
         loss.backward(retain_graph=keep_graph)
         vector = parts.exchange.statistics
-        parts.statistics.write(vector, batch, loss, cells_MN, self.reporter.stop_requested)
+        wishes = replace(self.wishes, stop=self.reporter.stop_requested)
+        parts.statistics.write(vector, batch, loss, cells_MN, wishes)
         if not keep_graph:
             parts.statistics.write_moments(vector)
         self.progress.enter("exchange")

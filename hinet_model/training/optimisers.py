@@ -47,7 +47,7 @@ class RunOptimisers:
         self.table.step(ids, row_gradients, global_step)
 
     def flush_decay(self) -> None:
-        """Apply the decay that is pending on rows, before the model is validated, averaged or saved."""
+        """Apply the decay that is pending on rows, before the model is validated or averaged."""
         self.table.decay.flush()
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from hinet_model.settings import RunSettings
 from hinet_model.tracking.tracker import Point, Tracker
 from hinet_model.training import checkpoint
 from hinet_model.training.control.reports import Report
+from hinet_model.training.state import weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class RunRecorder:
         )
 
     def record(self, report: Report) -> None:
-        """Take one report in: of steps, of what workers use, of an epoch, of what came before where a run goes on."""
+        """Take one report in: of steps, of what workers use, of an epoch, of a checkpoint,
+        of what came before where a run goes on."""
         if report["kind"] == "progress":
             step = int(report["epoch"]) * int(report["steps"]) + int(report["step"])
             self._note("step", {name: report[name] for name in ("loss", "rows_per_second")}, step)
@@ -78,7 +80,11 @@ class RunRecorder:
         if report["kind"] == "resources":
             self._note(f"system/rank_{report['rank']}", report["used"], int(report["global_step"]))
             return
-        # What waits goes with the epoch, the checkpoint or the last words that follow.
+        if report["kind"] == "checkpoint":
+            cost = {name: report[name] for name in ("pause_seconds", "seconds")}
+            self._note("checkpoint", cost, int(report["global_step"]))
+            return
+        # What waits goes with the epoch or the last words that follow.
         self._flush_points()
         if report["kind"] == "resumed":
             self._auc = {}
@@ -168,9 +174,8 @@ class RunRecorder:
 def best_weights(folder: stores.Place) -> tuple[dict[str, Any], int]:
     """The weights that validated best, and their epoch, 0-based; of the last checkpoint where none was validated."""
     saved, position = checkpoint.read(checkpoint.best_or_last(folder))
-    # What was validated is the mean, where there is one.
     epoch = position.history[-1]["epoch"] if position.history else position.epoch
-    return {**saved["model"], **saved["average"]["mean"]}, epoch
+    return weights_of(saved), epoch
 
 
 def export_model(

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from array import array
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from foundation import stores
 from hinet_model.models.model import table_name
+from hinet_model.nn.row_shard import RowShard
 from hinet_model.training import checkpoint
 from hinet_model.training.averaging import WeightAverage
 from hinet_model.training.checkpoint_files import CheckpointError, DamagedError
@@ -24,6 +26,7 @@ from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.loop import StepParts
 from hinet_model.training.position import Best, Position
 from hinet_model.training.statistics import StepMeasures
+from hinet_model.training.table_optimisers import RowDecay
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,25 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any:
         """Continue from a `state_dict`."""
         ...
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A run's state after a step, apart from the run that goes on.
+
+    Args:
+        position: Where the run stood.
+        state: Tensors and plain values; of rank 0 alone.
+        rows: Of this rank's shard of the table, by their path in the state; none where the table is not sharded.
+        shard: Which rows these are.
+        num_rows: Rows of the whole table.
+    """
+
+    position: Position
+    state: dict[str, Any]
+    rows: dict[str, Tensor]
+    shard: RowShard
+    num_rows: int
 
 
 class RunState:
@@ -111,14 +133,15 @@ class RunState:
             dict(self.identity),
             self.best,
             self.bad_validations,
-            self.history,
+            list(self.history),
         )
 
-    def save(self, folder: stores.Place, progress: Progress) -> str | None:
-        """Write a checkpoint below ``folder``; all ranks must call it.
+    def capture(self, apart: bool, progress: Progress) -> Captured:
+        """What a checkpoint is written of; collectives are the caller's.
 
-        Returns:
-            The checkpoint's place on rank 0, None on the others.
+        Args:
+            apart: Copy it to the host's memory, so that it stays as it is while the run goes on.
+            progress: Told that it goes on.
         """
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._stateful.items()}
         state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
@@ -127,23 +150,14 @@ class RunState:
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,
         }
-        world, shard = self.parts.world, self._embedding.shard
-        position, first = self.position(), world.rank == 0
-        if shard.count == 1:
-            return checkpoint.write(folder, state, position, progress.alive) if first else None
-        rows = take_rows(state, self._table)
-        begun = checkpoint.begin(folder, position.global_step) if first else folder
-        with progress.within("agree"):
-            begun = world.broadcast_object(begun, "checkpoint.folder")
-        num_rows = self._embedding.num_embeddings
-        written = checkpoint.write_rows(begun, rows, shard, num_rows, progress.alive)
-        # All shards are on storage before the manifest says so.
-        with progress.within("agree"):
-            manifests = world.gather_objects(written, "checkpoint.rows")
-        if not first:
-            return None
-        everyone = {name: fingerprint for manifest in manifests for name, fingerprint in manifest.items()}
-        return checkpoint.finish(begun, state, position, everyone, progress.alive)
+        state["table"] = self._table
+        shard = self._embedding.shard
+        rows = take_rows(state, self._table) if shard.count > 1 else {}
+        if self.parts.world.rank != 0:
+            state = {}  # that of rank 0 is everybody's
+        if apart:
+            state, rows = _copied(state, progress), _copied(rows, progress)
+        return Captured(self.position(), state, rows, shard, self._embedding.num_embeddings)
 
     def restore(self, folder: stores.Place, progress: Progress) -> None:
         """Go on from the newest checkpoint below ``folder`` that every rank can read; all ranks must call it.
@@ -225,3 +239,29 @@ def take_rows(state: dict[str, Any], table: str) -> dict[str, Tensor]:
     state["average"] = {**state["average"], "mean": mean}
     state["optimisers"] = {**state["optimisers"], "table": optimiser}
     return rows
+
+
+def weights_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that were validated: the mean where there is one, and no decay pending on any row.
+
+    Args:
+        state: As `hinet_model.training.checkpoint.read` returns it.
+    """
+    weights = dict(state["model"])
+    decay = state["optimisers"]["table"]
+    if "log_applied" in decay and "table" in state:  # earlier checkpoints were written with nothing pending
+        table = state["table"]
+        weights[table] = RowDecay.settled(weights[table], decay)
+    return {**weights, **state["average"]["mean"]}
+
+
+def _copied(value: Any, progress: Progress) -> Any:
+    """A nested value with copies of its tensors on the host."""
+    if isinstance(value, Tensor):
+        progress.alive()
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(entry, progress) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(entry, progress) for entry in value)
+    return value

@@ -1,6 +1,7 @@
 """Step statistics: what a step measures, side by side in the vector that is summed over the workers with the gradients.
 
-    loss | workers that wish to stop | rows | loss sums (M x N) | what labels weigh (M x N) | moments of normalisations
+    loss | workers that wish to stop | rows | loss sums (M x N) | what labels weigh (M x N) |
+    workers that wish a checkpoint | workers that still write one | moments of normalisations
 
 Shape letters in this file:
     M  scenarios   N  tasks
@@ -24,17 +25,32 @@ _LOSS, _STOP, _ROWS, _CELLS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a worker tells all others with a step, so that all of them know it after the same one.
+
+    Args:
+        stop: It was asked to stop.
+        checkpoint: It is time for a checkpoint.
+        writing: Its part of a checkpoint is not on storage yet.
+    """
+
+    stop: bool = False
+    checkpoint: bool = False
+    writing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StepMeasures:
     """What one step measured over the whole global batch.
 
     Args:
         loss: Its loss.
-        stop_wished: Whether some worker was asked to stop.
+        wishes: What some worker or other wished.
         sums: What an epoch adds up (`StepStatistics.num_summed`), on the host, float64.
     """
 
     loss: float
-    stop_wished: bool
+    wishes: Wishes
     sums: Tensor
 
 
@@ -51,12 +67,15 @@ class StepStatistics:
         self.num_scenarios, self.num_tasks, self._norms = num_scenarios, num_tasks, list(norms)
         self._num_cells = num_scenarios * num_tasks
         self.num_summed = _CELLS + 2 * self._num_cells
-        self.size = self.num_summed + sum(norm.num_statistics for norm in self._norms)
+        self._moments = self.num_summed + 2
+        self.size = self._moments + sum(norm.num_statistics for norm in self._norms)
 
-    def write(self, vector: Tensor, batch: Batch, loss: Tensor, cells_MN: Tensor, stop: bool) -> None:
+    def write(self, vector: Tensor, batch: Batch, loss: Tensor, cells_MN: Tensor, wishes: Wishes) -> None:
         """Write down this rank's part of a step, all but the moments."""
         vector[_LOSS] = loss.detach()
-        vector[_STOP] = float(stop)
+        vector[_STOP] = float(wishes.stop)
+        vector[self.num_summed] = float(wishes.checkpoint)
+        vector[self.num_summed + 1] = float(wishes.writing)
         vector[_ROWS] = batch.num_rows
         vector[_CELLS : _CELLS + self._num_cells] = cells_MN.detach().reshape(-1)
         labels_MN = cells_MN.new_zeros(self.num_scenarios, self.num_tasks)
@@ -66,11 +85,11 @@ class StepStatistics:
     def write_moments(self, vector: Tensor) -> None:
         """Write down what this rank's batch adds to the moments of the normalisations."""
         if self._norms:
-            vector[self.num_summed :] = torch.cat([norm.statistics() for norm in self._norms])
+            vector[self._moments :] = torch.cat([norm.statistics() for norm in self._norms])
 
     def update_norms(self, vector: Tensor) -> None:
         """Move the running moments by the whole global batch's sums."""
-        start = self.num_summed
+        start = self._moments
         for norm in self._norms:
             norm.update_statistics(vector[start : start + norm.num_statistics])
             start += norm.num_statistics
@@ -81,12 +100,13 @@ class StepStatistics:
         The sums are a copy: a view would keep the moments of every step in memory for as long as its numbers.
         """
         sums = vector[: self.num_summed].clone()
-        summed_loss, stop_wishes = sums[: _STOP + 1].tolist()
+        summed_loss, stop = sums[: _STOP + 1].tolist()
+        save, writing = vector[self.num_summed : self._moments].tolist()
         if loss is None:
             loss = summed_loss
         else:
             sums[_LOSS] = loss
-        return StepMeasures(loss, stop_wishes > 0, sums)
+        return StepMeasures(loss, Wishes(stop > 0, save > 0, writing > 0), sums)
 
     def loss_of(self, vector: Tensor) -> float:
         """The summed loss."""

@@ -54,6 +54,12 @@ class RowDecay:
             self.weight.mul_((self.log_total - self.log_applied).exp().to(self.weight.dtype).unsqueeze(1))
             self.log_applied.fill_(self.log_total)
 
+    @staticmethod
+    def settled(weight: Tensor, state: dict[str, Any]) -> Tensor:
+        """A table of which a `state_dict` says what is pending, with that applied; the table stays as it is."""
+        pending: Tensor = state["log_total"] - state["log_applied"]
+        return weight * pending.exp().to(weight.dtype).unsqueeze(1)
+
     def advance(self, learning_rate: float) -> None:
         """Leave one more step pending on every row."""
         if self.log_applied is not None:

@@ -23,7 +23,7 @@ from hinet_model.settings import RunSettings
 from hinet_model.training.assemble import DataShape, build_loss
 from hinet_model.training.dist.world import LocalWorld
 from hinet_model.training.job import TrainingJob
-from hinet_model.training.statistics import StepStatistics
+from hinet_model.training.statistics import StepStatistics, Wishes
 
 BALANCES = ["none", "uncertainty", "dwa", "gradnorm", "pcgrad"]
 
@@ -148,7 +148,7 @@ def test_means_of_cells_are_of_the_labels_that_are_there_by_their_weights(
     loss = build_loss(settings_of("uniform", "none"), DataShape(layout, (50, 30, 20), 1))
     logits = torch.zeros(batch.num_rows, 2)
     value, cells = loss(logits, batch)
-    statistics.write(vector, batch, value, cells, stop=False)
+    statistics.write(vector, batch, value, cells, Wishes())
     means = statistics.cell_means(vector.double())
     assert means[0] == pytest.approx([math.log(2)] * 2)
     assert math.isnan(means[1, 1])
