@@ -1,4 +1,4 @@
-"""A run that is ended after any step and gone on with: to the bit the one that was never ended; and how it is saved meanwhile.
+"""A run that is ended after any step and gone on with: to the bit the one that was never ended; how it is saved.
 
 Each kind of run is ended at three random steps; `HINET_ENDS=20` ends it at as many as that.
 """
