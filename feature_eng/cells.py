@@ -66,7 +66,8 @@ def check_splits(cells: Sequence[CellCount], contract: Contract) -> None:
     empty = [split for split in contract.split.wanted if not rows.get(split)]
     if empty:
         there_are = ", ".join(f"{split} {count:,}" for split, count in rows.items())
-        what = "fractions" if contract.split.method != "dates" else "dates"
+        column = contract.split.column
+        what = {"dates": "dates", "column": f"values of {column!r}"}.get(contract.split.method, "fractions")
         raise ContractError(
             [
                 f"split: no rows in {' and '.join(empty)} (rows: {there_are}); expected other {what}, or more data"

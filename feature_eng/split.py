@@ -21,6 +21,7 @@ def with_split(examples: DataFrame, contract: Contract) -> DataFrame:
     - ``time``: one cut-off for all rows, at the shares of rows that the contract names; rows of equal
       time are never parted, so the shares are met as nearly as times allow.
     - ``dates``: by the spans that the contract names.
+    - ``column``: as the column says that the contract names.
     - ``random``: by a seeded hash of the row's key; a row keeps its split when others come or go.
     - ``user_disjoint``: rows sorted stably by first appearance of the item, then of the user, and cut
       by count. No test row has a user of train as long as validation spans two users; the users
@@ -39,7 +40,7 @@ def with_split(examples: DataFrame, contract: Contract) -> DataFrame:
             return parted
         immature = examples.where(~F.col("is_mature")).drop("is_mature")
         return parted.unionByName(immature.withColumn("split", F.lit(IMMATURE)))
-    split_of = {"time": _time_split, "dates": _dates_split, "random": _random_split}
+    split_of = {"time": _time_split, "dates": _dates_split, "random": _random_split, "column": _column_split}
     split = split_of[contract.split.method](mature, contract)
     if is_mature:
         split = F.when(F.col("is_mature"), split).otherwise(IMMATURE)
@@ -92,6 +93,12 @@ def _without_gaps(split: Column, contract: Contract, starts: list[int]) -> Colum
         is_close = split.isin(list(SPLITS)) & column(contract.columns.time).between(start - gap, start - 1)
         split = F.when(is_close, GAP).otherwise(split)
     return split
+
+
+def _column_split(mature: DataFrame, contract: Contract) -> Column:
+    assert contract.split.column is not None, "checked by the contract"
+    said = column(contract.split.column).cast("string")
+    return F.when(said.isin(list(SPLITS)), said).otherwise(OUTSIDE)
 
 
 def _random_split(mature: DataFrame, contract: Contract) -> Column:

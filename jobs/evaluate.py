@@ -176,10 +176,9 @@ def judged(
         rows = examples.where(F.col("split") == "test")
         if NEW_USER in asked.slices and NEW_USER not in rows.columns and contract.stored_user is not None:
             rows = with_new_user(rows, examples, contract.stored_user)
-        # Without users every row stands for itself.
-        roles = replace(
-            asked, user=contract.stored_user or ROW, listed=getattr(contract.columns, "list", None)
-        )
+        # Without users each list stands for itself, without lists each row.
+        unit = contract.stored_user or contract.stored_list or ROW
+        roles = replace(asked, user=unit, listed=contract.stored_list)
         logger.info("scoring the test rows with %s", ", ".join(one.uri for one in versions.values()))
         try:
             judgements = contest.compare(rows, shipments, roles, training_rows(examples), shape, pair)

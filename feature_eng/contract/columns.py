@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
@@ -78,13 +78,18 @@ class Columns(Timed, Section):
         item: What was shown; only what needs one asks for it.
         time: When: a column's name, or how to read the column.
         position: The row's place in the raw file, which the user-disjoint split needs.
+        list: Whose rows of equal value were shown together, a request or a page: evaluation then judges the
+            order in each list too.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"list"})
 
     key: tuple[str, ...] = ()
     user: str | None = None
     item: str | None = None
     time_given: str | Time | None = Field(default=None, alias="time")
     position: str | None = None
+    list: str | None = None
 
 
 class ScenarioValues(Section):

@@ -119,7 +119,8 @@ def _named_columns(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if columns:
         named += [("columns.key", name) for name in columns.key]
         named += [
-            (f"columns.{role}", getattr(columns, role)) for role in ("user", "item", "time", "position")
+            (f"columns.{role}", getattr(columns, role))
+            for role in ("user", "item", "time", "position", "list")
         ]
     if parts.get("scenario"):
         named.append(("scenario.column", parts["scenario"].column))
@@ -129,6 +130,8 @@ def _named_columns(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, task in parts.get("tasks", {}).items():
         named.append((f"tasks.{name}.known_after", task.known_after_column))
     named.append(("weight", parts.get("weight")))
+    if parts.get("split"):
+        named.append(("split.column", parts["split"].column))
     return [(where, column) for where, column in named if column is not None]
 
 

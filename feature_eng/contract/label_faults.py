@@ -45,7 +45,7 @@ def _tells_of_other_splits(feature: Behaviour, split: Split) -> bool:
     """Whether a training row's value is made of rows of test: of the user's at a random split, of the item's at any."""
     if split.method == "user_disjoint":
         return not isinstance(feature, History) and feature.by == "item"
-    return split.method == "random"
+    return split.method in ("random", "column")
 
 
 def _unknown(where: str, what: str, given: Any, known: list[str] | None) -> Iterator[str]:

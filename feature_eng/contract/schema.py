@@ -106,6 +106,11 @@ class Contract(Section):
         return None if self.columns.user is None else stored_name(self.columns.user)
 
     @property
+    def stored_list(self) -> str | None:
+        """The column of lists as these tables call it."""
+        return None if self.columns.list is None else stored_name(self.columns.list)
+
+    @property
     def raw_columns(self) -> tuple[str, ...]:
         """Raw columns of the impression table that examples carry, each once."""
         columns = self.columns
@@ -115,6 +120,8 @@ class Contract(Section):
             columns.item,
             columns.time,
             columns.position,
+            columns.list,
+            self.split.column,
             self.scenario.column,
             self.weight,
         )

@@ -20,29 +20,33 @@ class Split(Section):
 
     Args:
         method: ``time``: one cut-off for all, by shares of rows. ``dates``: spans that are named.
-            ``random``: by a hash of the key. ``user_disjoint``: by users.
-        fractions: Shares of train, validation and test; not read by ``dates``.
+            ``random``: by a hash of the key. ``user_disjoint``: by users. ``column``: as a column says.
+        fractions: Shares of train, validation and test; not read by ``dates`` and ``column``.
         seed: Of the split ``random``.
         train: First and last date of the training rows, both included; null is an open end.
         validation: The same of validation, after it; left out, there is none.
         test: The same of test, after both.
+        column: Column that says ``train``, ``validation`` or ``test``, for data that come parted; rows that say
+            anything else are in none.
         zone: IANA name of the zone that dates are in.
         gap: Rows at most so long before the first second of the next split are in none: their labels
             would be known only in its time. For ``time`` and ``dates``.
         allow_leakage: A random split shows training rows what later rows of test did, by way of behaviour
-            features, and a user-disjoint one by way of those by item; true says that this is meant.
+            features, as may one by a column, and a user-disjoint one by way of those by item; true says that this
+            is meant.
     """
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"train", "validation", "test", "zone", "gap", "allow_leakage"}
+        {"train", "validation", "test", "column", "zone", "gap", "allow_leakage"}
     )
 
-    method: Literal["time", "dates", "random", "user_disjoint"]
+    method: Literal["time", "dates", "random", "user_disjoint", "column"]
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
     train: Span | None = None
     validation: Span | None = None
     test: Span | None = None
+    column: str | None = None
     zone: str = "UTC"
     gap: Seconds | None = None
     allow_leakage: bool = False
@@ -67,6 +71,8 @@ class Split(Section):
     def _fits_the_method(self) -> Split:
         if self.gap is not None and self.method not in ("time", "dates"):
             raise ValueError(f"'gap' goes with method 'time' or 'dates', not with '{self.method}'")
+        if (self.column is not None) != (self.method == "column"):
+            raise ValueError("method 'column' and 'column: NAME' go together")
         given = [name for name in SPLITS if getattr(self, name) is not None]
         if self.method != "dates":
             if given:
@@ -100,4 +106,6 @@ class Split(Section):
         """The splits that must have rows."""
         if self.method == "dates":
             return tuple(self.spans)
+        if self.method == "column":
+            return ("train", "test")
         return tuple(name for name, share in zip(SPLITS, self.fractions, strict=True) if share > 0)

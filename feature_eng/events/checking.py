@@ -34,7 +34,7 @@ def checked_impressions(frame: DataFrame, sides: SideRows, contract: Contract) -
     joined_on = [name for task in contract.tasks.values() for name in task.join_on]
     typed: dict[str, Column] = {}
     reasons: list[Column] = []
-    for name in dict.fromkeys((*columns.key, columns.user, columns.item)):
+    for name in dict.fromkeys((*columns.key, columns.user, columns.item, columns.list)):
         if name is not None:
             reasons.append(F.when(is_blank(name, schema[name].dataType), f"null {name}"))
     for name in dict.fromkeys((*contract.raw_columns, *labels, *durations, *joined_on)):

@@ -42,7 +42,7 @@ def impression_columns(contract: Contract) -> Iterator[tuple[str, str]]:
     columns = contract.columns
     for name in columns.key:
         yield "columns.key", name
-    for role in ("user", "item", "time", "position"):
+    for role in ("user", "item", "time", "position", "list"):
         if getattr(columns, role) is not None:
             yield f"columns.{role}", getattr(columns, role)
     yield "scenario.column", contract.scenario.column
@@ -55,6 +55,8 @@ def impression_columns(contract: Contract) -> Iterator[tuple[str, str]]:
             yield f"tasks.{task_name}.join_on", name
     if contract.weight is not None:
         yield "weight", contract.weight
+    if contract.split.column is not None:
+        yield "split.column", contract.split.column
     for name, feature in contract.features.items():
         raw_column = getattr(feature, "column", None)
         if raw_column is not None:
@@ -126,7 +128,7 @@ def wanted_type(name: str, dtype: DataType, declared: Wanted | None, contract: C
 def _is_id(name: str, contract: Contract) -> bool:
     columns = contract.columns
     joined = {on for task in contract.tasks.values() for on in task.join_on}
-    roles = {*columns.key, columns.user, columns.item, *joined}
+    roles = {*columns.key, columns.user, columns.item, columns.list, *joined}
     return name in roles or bool(_readers(name, contract, Categorical))
 
 

@@ -129,6 +129,21 @@ def test_a_user_disjoint_split_refuses_behaviour_by_item_which_holds_labels_of_t
     assert to_contract(changed(columns__position="place", split=split))
 
 
+def test_a_split_by_a_column_names_it_and_refuses_behaviour_which_may_know_of_test_rows() -> None:
+    together = "split: method 'column' and 'column: NAME' go together"
+    assert faults_of(split={"method": "column"}) == [together]
+    assert faults_of(split={"method": "random", "column": "part", "allow_leakage": True}) == [together]
+    by_column = {"method": "column", "column": "part"}
+    rate = {"item": {"kind": "categorical", "column": "what"}, "rate": {"kind": "rate", "task": "click"}}
+    (fault,) = faults_of(features=rate, split=by_column)
+    assert fault.startswith(
+        "split.method: 'column' would show training rows what test rows did, by way of rate"
+    )
+    contract = to_contract(changed(split=by_column, columns__list="what", behaviour=False))
+    assert {"part", "what"} <= set(contract.raw_columns)
+    assert (contract.split.wanted, contract.stored_list) == (("train", "test"), "what")
+
+
 @pytest.mark.parametrize(
     "table",
     [

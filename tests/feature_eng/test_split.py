@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from small_logs import small_contract
 
-from feature_eng.contract import to_instant
+from feature_eng.contract import stored_name, to_instant
 from feature_eng.split import with_split
 
 pytestmark = pytest.mark.spark
@@ -52,6 +52,17 @@ def test_a_random_split_depends_on_key_and_seed_alone(spark: SparkSession) -> No
     assert abs(counts["test"] - 200) < 50
     other = split_of(spark.createDataFrame(rows, SCHEMA), "random", (0.8, 0.1, 0.1), seed=1)
     assert 300 < sum(other[key] != whole[key] for key in whole) < 1000
+
+
+def test_a_column_may_say_the_split_and_what_it_says_else_is_in_none(spark: SparkSession) -> None:
+    said = ["train", "test", "validation", "dev", "Train", "", None]
+    examples = spark.createDataFrame(list(enumerate(said)), "row long, `the part` string")
+    contract = small_contract(columns={"key": ["row"]}, split={"method": "column", "column": "the part"})
+    named = examples.withColumnRenamed("the part", stored_name("the part"))
+    rows = with_split(named, contract).collect()
+    assert {row["row"]: row["split"] for row in rows} == {
+        0: "train", 1: "test", 2: "validation", 3: "outside", 4: "outside", 5: "outside", 6: "outside",
+    }  # fmt: skip
 
 
 def test_the_user_split_follows_first_appearances_of_item_then_user(spark: SparkSession) -> None:

@@ -58,7 +58,14 @@ def write_contract(path: Path, name: str = "small", behaviour: bool = True) -> P
                 }
             },
         },
-        "columns": {"key": ["user_id", "item_id"], "user": "user_id", "item": "item_id", "time": "at"},
+        # A user has one zip, so that all rows of a user form one list.
+        "columns": {
+            "key": ["user_id", "item_id"],
+            "user": "user_id",
+            "item": "item_id",
+            "time": "at",
+            "list": "zip",
+        },
         "scenario": {
             "column": "age",
             "values": {"young": {"range": [0, 29]}, "old": {"range": [30, 99]}},

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -213,7 +214,7 @@ def test_a_first_version_is_evaluated_promoted_and_scores(
 
 
 def test_evaluation_agrees_with_the_scorer_and_scikit_learn(spark: SparkSession, workshop: Workshop) -> None:
-    from sklearn.metrics import log_loss, roc_auc_score
+    from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
     version = workshop.register(spark, steps=20)
     workshop.run("evaluate")
@@ -226,6 +227,14 @@ def test_evaluation_agrees_with_the_scorer_and_scikit_learn(spark: SparkSession,
     labels = rows["label__like"].to_numpy()
     assert metrics["test/auc/old/like"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
     assert metrics["test/log_loss/old/like"] == pytest.approx(log_loss(labels, scores), abs=1e-5)
+    # By the contract's columns.list, which tells users apart no further.
+    users = rows["user_id"].to_numpy()
+    lists = [users == user for user in np.unique(users) if labels[users == user].any()]
+    assert len(lists) > 10
+    # scikit-learn refuses a list of one row, whose order is right whatever the score.
+    ndcg = [1.0 if one.sum() == 1 else ndcg_score([labels[one]], [scores[one]], k=10) for one in lists]
+    assert metrics["test/ndcg/old/like"] == pytest.approx(np.mean(ndcg), abs=1e-6)
+    assert 0 < metrics["test/mrr/old/like"] < 1
 
 
 def test_a_worse_challenger_is_refused_with_code_3_and_rollback_restores(
