@@ -141,7 +141,7 @@ def test_every_row_is_an_event_or_a_reject_whatever_it_holds(spark: SparkSession
 
 
 @settings(
-    max_examples=60, database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=60, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(
     st.text(max_size=12)
