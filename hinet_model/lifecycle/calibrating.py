@@ -135,7 +135,5 @@ def _platt(logit: Floats, negative: Floats, positive: Floats) -> Platt:
         value = (weight * np.logaddexp(0, z) - target * z).sum() / weight.sum()
         return float(value), np.array([(gap * logit).sum(), gap.sum()]) / weight.sum()
 
-    found = minimize(
-        loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9}
-    )
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9})
     return Platt(float(found.x[0]), float(found.x[1]))
