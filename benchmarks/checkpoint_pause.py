@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 
 from benchmarks.machine import start
 from benchmarks.workload import GOAL_MODEL, OwnSteps, build_ours, make_batches, make_layout
@@ -44,12 +45,8 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
             started = time.perf_counter()
             captured = state.capture(True, progress)
             writer = Writer(background=True)
-            writer.start(
-                lambda alive, folder=folder, captured=captured: checkpoint.write(
-                    folder, captured.state, captured.position, alive
-                ),
-                progress.alive,
-            )
+            write = partial(checkpoint.write, folder, captured.state, captured.position)
+            writer.start(write, progress.alive)
             found["pause"].append(time.perf_counter() - started)
             meanwhile = []
             while writer.busy:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from foundation.redaction import RedactingFormatter, redact
@@ -25,6 +27,7 @@ def run_job(main: Callable[[], int | None]) -> NoReturn:
     on stderr and exit code 2; anything else a traceback and exit code 1.
     """
     configure_logging()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main() or 0
     except UserError as error:
@@ -39,6 +42,12 @@ def run_job(main: Callable[[], int | None]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     raise SystemExit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """End in order, as Ctrl-C does: what was begun is closed."""
+    sys.stderr.write("ended by SIGTERM\n")
+    raise SystemExit(128 + number)
 
 
 def configure_logging(level: int = logging.INFO) -> None:

@@ -166,6 +166,9 @@ class TrainingSettings(Settings):
     average_epochs: int = Field(default=0, ge=0)
     """Last epochs over whose ends the weights are averaged; what is then validated, and kept as the
     model, is the mean so far. 0 averages nothing."""
+    restarts: int = Field(default=3, ge=0)
+    """How often a run goes on by itself from its last checkpoint after a worker was lost or hung; a fault that a worker
+    raises ends it in any case."""
     max_steps: int | None = Field(default=None, ge=1)
     """End after this many steps in all (trials); null runs every epoch whole."""
     profile_steps: int = Field(default=0, ge=0)

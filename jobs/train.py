@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from feature_eng.golden import golden_rows
 from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
 from foundation import stores
 from foundation.job import complain, job_parser, run_job, say, say_table
+from foundation.redaction import redact
 from foundation.session import build_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle.calibrating import calibrate
@@ -33,9 +36,9 @@ from hinet_model.tracking import versions
 from hinet_model.tracking.lineage import Lineage
 from hinet_model.tracking.tracker import Tracker
 from hinet_model.training import checkpoint
-from hinet_model.training.control import launch
 from hinet_model.training.control.monitor import TrainingError
 from hinet_model.training.control.reports import Report
+from hinet_model.training.control.restarts import Attempts
 from hinet_model.training.job import TrainingJob, epoch_plan, run_identity
 from hinet_model.training.recording import RunRecorder, export_model
 
@@ -49,7 +52,8 @@ EXAMPLES = """\
   python jobs/train.py --config conf/train/movielens.yml --set training.epochs=3 --set loss.scheme=uniform
   python jobs/train.py --config conf/train/movielens.yml --resume latest
   spark-submit --properties-file conf/spark/local.conf jobs/train.py --config conf/train/movielens.yml
-exit codes: 0 trained and registered, 2 wrong settings or data, 4 training failed, 1 anything else"""
+exit codes: 0 trained and registered, 2 wrong settings or data, 4 training failed, 130 interrupted, 143 ended by
+SIGTERM, 1 anything else"""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -95,10 +99,14 @@ def main() -> int:
         except TrainingError as error:
             tracker.finish("FAILED")
             complain(f"training failed: {error}")
-            sys.stderr.write(f"go on from the last checkpoint, if there is one, with --resume {run_id}\n")
+            say_how_to_go_on(job, run_id)
             return EXIT_TRAINING_FAILED
-        except BaseException as error:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        except (KeyboardInterrupt, SystemExit):
+            tracker.finish("KILLED")
+            say_how_to_go_on(job, run_id)
+            raise
+        except BaseException:
+            tracker.finish("FAILED")
             raise
     finally:
         spark.stop()
@@ -129,7 +137,11 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
         recorder.record(report)
 
     say(f"starting {training.workers} workers; logs in {job.log_folder}")
-    results = launch.run(spark, job, on_report)
+    attempts = Attempts(job, on_report)
+    try:
+        results = attempts.run(spark)
+    finally:
+        recorder.log_goodput(attempts)
     recorder.log_outcome(results)
     recorder.log_figures()
     model_folder = export_model(
@@ -152,6 +164,8 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
     version = tracker.log_model(model_folder, lineage, card, tags)
     tracker.finish()
     summarise(results, state, tracker, version)
+    share, seconds = 100 * attempts.goodput, attempts.seconds
+    say(f"goodput   {share:.0f} % of {seconds:,.0f} s with workers, {attempts.restarts} restarts")
     return 0
 
 
@@ -164,6 +178,21 @@ def calibrate_model(spark: Any, folder: Path, method: Method, snapshot: Snapshot
     say(f"calibration {method}, of {len(found.cells)} cells on validation rows")
     for cell, why in found.skipped.items():
         say(f"  {cell} keeps its probabilities: {why}")
+
+
+def say_how_to_go_on(job: TrainingJob, run_id: str) -> None:
+    """The command that goes on with a run that ended before its time."""
+    newest = checkpoint.latest(job.checkpoint_folder)
+    if newest is None:
+        sys.stderr.write("no checkpoint was written yet; start the job again\n")
+        return
+    given = arguments().parse_args()
+    overrides = [part for override in given.overrides for part in ("--set", override)]
+    words = [sys.argv[0], "--config", given.config, *overrides, "--resume", run_id]
+    # Spark tells a Python that it started itself where to find it.
+    program = "spark-submit <its options>" if "PYSPARK_GATEWAY_PORT" in os.environ else "python"
+    command = redact(f"{program} {shlex.join(words)}")
+    sys.stderr.write(f"go on from {stores.name_of(newest)} with: {command}\n")
 
 
 def run_to_resume(asked: str | None, settings: RunSettings, snapshot: SnapshotRef) -> str | None:

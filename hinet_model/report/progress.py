@@ -55,6 +55,8 @@ class ProgressDisplay:
                 f"checkpoint after step {report['global_step']}  training paused {report['pause_seconds']:.2f} s  "
                 f"whole after {report['seconds']:.1f} s"
             )
+        elif report["kind"] == "restarts":
+            self._line(f"restart {report['restarts']}")
         elif report["kind"] in ("failed", "stalled", "disconnected"):
             self._line(f"rank {report['rank']}: {report['kind']}")
 

@@ -23,6 +23,7 @@ from hinet_model.settings import RunSettings
 from hinet_model.tracking.tracker import Point, Tracker
 from hinet_model.training import checkpoint
 from hinet_model.training.control.reports import Report
+from hinet_model.training.control.restarts import Attempts
 from hinet_model.training.state import weights_of
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,9 @@ class RunRecorder:
             return
         # What waits goes with the epoch or the last words that follow.
         self._flush_points()
-        if report["kind"] == "resumed":
+        if report["kind"] == "restarts":
+            self._auc, self._losses = {}, []
+        elif report["kind"] == "resumed":
             self._auc = {}
             for entry in report["history"]:
                 self._add_to_curves(entry)
@@ -155,6 +158,11 @@ class RunRecorder:
             table = np.array(self._attention)
             attention = figures.scenario_attention(table, self._scenarios)
             self._tracker.log_figure(attention, "figures/scenario_attention.png")
+
+    def log_goodput(self, attempts: Attempts) -> None:
+        """Record how much of the run's time went into what it has at its end."""
+        measured = {"goodput": attempts.goodput, "seconds": attempts.seconds, "restarts": attempts.restarts}
+        self._tracker.log_metrics({f"run/{name}": value for name, value in measured.items()}, step=0)
 
     def log_outcome(self, results: list[dict[str, Any]]) -> None:
         """Record what the workers used: memory, threads, device."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import torch
@@ -58,12 +61,13 @@ def main(job: TrainingJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]
     )
     with log_path.open("a") as log, _logging_to(log):
         reporter.send("hello", log=f"{socket.gethostname()}:{log_path}", pid=os.getpid())
+        told_to_end = _stopping_at_sigterm(reporter)
         watchdog = Watchdog(progress, reporter, PhaseLimits.of_settings(watch), log)
         try:
             # Horovod first: a failure before its start takes half a minute to surface.
             world = HorovodWorld(job.settings.training.device)
             store_check.answer(job.checkpoint_folder, job.store_token, rank)
-            result = train(job, world, reporter, progress, callbacks)
+            result = {**train(job, world, reporter, progress, callbacks), "told_to_end": told_to_end.is_set()}
             progress.enter("exchange")
             world.close()
         except BaseException as error:
@@ -100,6 +104,23 @@ def train(
         WorldError: Workers disagree about the plan or the initial weights.
     """
     return assemble(job, world, reporter, progress, callbacks).to_the_end()
+
+
+def _stopping_at_sigterm(reporter: ReportClient) -> threading.Event:
+    """Take SIGTERM, of an executor that ends or of a driver that is gone, as the request to write a checkpoint and end.
+
+    Returns:
+        Set when it came.
+    """
+    came = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.set()
+        reporter.stop_requested = True
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+    return came
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 What Horovod leaves open is closed here: too few free slots are found before it waits ten minutes for them; a
 worker's failure comes back as one message with rank, cause and log; peers that hang because of it are ended;
-a worker that left without a result is a failure, whatever its exit code; the signal handlers that Horovod
-replaces for good are put back.
+a worker that left without a result is a failure, whatever its exit code; SIGINT and SIGTERM let the workers write a
+checkpoint before they end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import io
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -45,6 +44,9 @@ Entry = Callable[[TrainingJob], dict[str, Any]]
 _GRACE_SECONDS = 10.0
 """After the abort command, how long workers have before Spark is told to end their processes."""
 
+_STOP_SECONDS = 4.0
+"""After a signal, how long workers have to stop by themselves; five seconds later Horovod kills those that are left."""
+
 
 class LaunchError(UserError):
     """The workers cannot be started as asked."""
@@ -73,8 +75,8 @@ def run(
         LaunchError: Not enough free task slots, or settings of Spark that break a training run.
         StoreCheckError: The driver cannot write to the place of checkpoints.
         TrainingError: A worker failed; names rank, cause and log.
-        KeyboardInterrupt: The run was interrupted; Horovod has ended the workers.
-        SystemExit: It was told to end by SIGTERM.
+        KeyboardInterrupt: SIGINT came; the workers are gone, after a last checkpoint if they could write one.
+        SystemExit: As well, for SIGTERM.
     """
     import horovod.spark
 
@@ -108,17 +110,15 @@ def run(
                 verbose=0,
             )
         except Exception as error:
-            if signals.came(signal.SIGINT):
-                raise KeyboardInterrupt from error
-            if signals.came(signal.SIGTERM):
-                logger.error("ended by SIGTERM")
-                raise SystemExit(128 + signal.SIGTERM) from error
+            signals.throw(error)
             # The workers' own account is better than Horovod's, which knows an exit code; it may still be on
             # its way.
             time.sleep(0.5)
             cause = monitor.error()
             if cause is None:
-                cause = TrainingError(f"the workers ended without a report: {error}\n{output.tail()}")
+                cause = TrainingError(
+                    f"the workers ended without a report: {error}\n{output.tail()}", lost=True
+                )
             raise cause from error
         finally:
             ended.set()
@@ -127,17 +127,26 @@ def run(
             delivery.close()
             output.close()
             checked.close()
+    signals.throw()
     for rank, result in enumerate(results):
         if not isinstance(result, dict) or result.get("kind") != "finished":
             raise TrainingError(
                 f"rank {rank} of {num_workers} ended without a result (exit within a worker?)\n{output.tail()}"
             )
+        if result["told_to_end"]:
+            raise TrainingError(
+                f"rank {rank} of {num_workers} was told to end by SIGTERM; all workers have stopped after a checkpoint",
+                lost=True,
+            )
     return results
 
 
 def _guard(monitor: RunMonitor, server: ReportServer, ended: threading.Event, signals: KeptSignals) -> None:
-    """End the peers of a failed worker, which may hang in a collective that nobody completes."""
+    """End the workers: in order where a signal asks for it, at once where one failed and its peers may hang."""
     while not ended.wait(0.2):
+        if signals.came is not None:
+            _stop(monitor, server, ended, signals)
+            return
         monitor.find_silent()
         if monitor.failed:
             break
@@ -147,13 +156,19 @@ def _guard(monitor: RunMonitor, server: ReportServer, ended: threading.Event, si
         return
     monitor.close()
     server.command("abort")
-    if ended.wait(_GRACE_SECONDS):
-        return
-    # A stopped process hears no command. Horovod ends the processes of all tasks when its own handler, which
-    # stands in for ours while it runs, sees a SIGTERM.
-    if signals.replaced(signal.SIGTERM):
+    # A stopped process hears no command.
+    if not ended.wait(_GRACE_SECONDS) and signals.end_processes():
         logger.warning("workers did not end by themselves; Spark ends their processes")
-        signals.send(signal.SIGTERM)
+
+
+def _stop(monitor: RunMonitor, server: ReportServer, ended: threading.Event, signals: KeptSignals) -> None:
+    """Ask the workers for a checkpoint and to end; kill what is left after some seconds."""
+    logger.warning("%s: workers write a checkpoint and end", signals.came.name if signals.came else "")
+    monitor.close()
+    server.command("stop")
+    if not ended.wait(_STOP_SECONDS):
+        # Workers take SIGTERM as the same request, and have until the SIGKILL that follows it.
+        signals.end_processes()
 
 
 def check_cluster(spark: SparkSession, num_workers: int) -> None:

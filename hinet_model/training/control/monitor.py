@@ -25,16 +25,27 @@ _LATE_SECONDS = 5.0
 
 
 class TrainingError(RuntimeError):
-    """The run ended before its time; the message names rank, cause and log."""
+    """The run ended before its time; the message names rank, cause and log.
+
+    Args:
+        message: What happened.
+        lost: Whether a worker was lost or hung, so that another attempt may fare better; what a worker raised it
+            would most likely raise again.
+    """
+
+    def __init__(self, message: str, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One worker's end, and how likely it is the cause rather than an effect (0 is the cause)."""
+    """One worker's end, how likely it is the cause rather than an effect (0 is the cause), and whether it was lost."""
 
     rank: int
     effect: int
     text: str
+    lost: bool = True
 
 
 class RunMonitor:
@@ -98,7 +109,7 @@ class RunMonitor:
         if kind == "failed":
             effect = 4 if report["error"] in COLLECTIVE_ERRORS else 0
             text = f"raised {report['error']}: {report['message']}\n{report['traceback']}"
-            return Failure(rank, effect, text)
+            return Failure(rank, effect, text, lost=effect > 0)
         if kind == "stalled":
             effect = 3 if report["phase"] in COLLECTIVE_PHASES else 2
             return Failure(
@@ -198,4 +209,4 @@ class RunMonitor:
             log = self._logs.get(cause.rank)
             if log:
                 lines.append(f"log of rank {cause.rank}: {log}")
-        return TrainingError("\n".join(lines))
+        return TrainingError("\n".join(lines), cause.lost)

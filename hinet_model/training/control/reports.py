@@ -5,9 +5,9 @@ channel of their own: JSON over an authenticated connection (bytes only, never p
 command: ``stop`` (finish the step, write a checkpoint, end), ``abort`` (end at once: a peer has failed, and this
 worker may hang in a collective that nobody will complete) or ``nobody works`` (all wait for each other).
 
-Every report is a mapping with ``kind`` and ``rank``. Kinds: ``hello``, ``heartbeat``, ``resumed``, ``progress``,
-``epoch``, ``resources``, ``checkpoint``, ``finished``, ``failed``, ``stalled``; the server adds ``disconnected`` when a
-worker's connection ends without one of the last three, and ``reconnected`` when it is back.
+Every report is a mapping with ``kind`` and ``rank``. Kinds: ``hello``, ``heartbeat``, ``resumed``, ``begins``,
+``progress``, ``epoch``, ``resources``, ``checkpoint``, ``finished``, ``failed``, ``stalled``; the server adds
+``disconnected`` when a worker's connection ends without one of the last three, and ``reconnected`` when it is back.
 
 All but heartbeats are numbered, and kept until the driver has confirmed them: after a broken connection those that
 it has not heard are sent again, and what it has heard already is not heard twice.

@@ -16,16 +16,22 @@ import cloudpickle
 import pytest
 import torch
 from pyspark.sql import SparkSession
+from thread_world import in_threads
 
 from hinet_model.data.batch import Batch
-from hinet_model.training import worker
+from hinet_model.training import checkpoint, worker
 from hinet_model.training.callbacks import Callback
 from hinet_model.training.control import launch
 from hinet_model.training.control.launch import LaunchError
 from hinet_model.training.control.monitor import TrainingError
+from hinet_model.training.control.reports import ReportList
+from hinet_model.training.control.restarts import Attempts
+from hinet_model.training.control.signals import KeptSignals
+from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.job import TrainingJob
 from hinet_model.training.run import Run
 from hinet_model.training.statistics import StepMeasures
+from hinet_model.training.worker import train
 
 pytestmark = [
     pytest.mark.spark,
@@ -164,20 +170,64 @@ def test_a_cause_outside_of_the_code_is_told_in_short_and_at_length_in_the_log(
     assert "Traceback" in log.read_text()
 
 
-def test_an_interrupted_run_ends_its_workers_and_is_an_interruption(
+def test_sigterm_lets_the_workers_write_a_checkpoint_and_ends_them(
     spark: SparkSession, two_workers: TrainingJob
 ) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     sent: list[int] = []
+    reports: list[Any] = []
 
     def on_report(report: Any) -> None:
+        reports.append(report)
         if report["kind"] == "epoch" and not sent:
             sent.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        launch.run(spark, two_workers, on_report)
+    ended = [report for report in reports if report["kind"] == "finished"]
+    assert [report["told_to_end"] for report in ended] == [False, False]
+    newest = checkpoint.latest(two_workers.checkpoint_folder)
+    assert newest is not None
+    assert checkpoint.read_position(newest).global_step == ended[0]["global_step"] > 8
+    assert caught.value.code == 143
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def test_a_signal_that_comes_before_there_are_workers_ends_the_launch_at_once() -> None:
+    def launched() -> None:
+        with KeptSignals():
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
 
     with pytest.raises(KeyboardInterrupt):
-        launch.run(spark, two_workers, on_report)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+        launched()
+
+
+def is_lost_once(job: TrainingJob) -> dict[str, Any]:
+    """Rank 1 is killed in its eleventh step, but for those that go on."""
+    first = not job.resume
+
+    class Fault(Callback):
+        def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+            if first and run.world.rank == 1 and run.state.global_step == 11:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return worker.main(job, [Fault()])
+
+
+def test_a_run_that_loses_a_worker_goes_on_by_itself_to_the_same_weights(
+    spark: SparkSession, small_job: Jobs
+) -> None:
+    straight = small_job(name="straight", workers=2)
+    expected = in_threads(2, lambda world: train(straight, world, ReportList(), Progress()))
+    reports: list[Any] = []
+    attempts = Attempts(small_job(workers=2, restarts=1), reports.append)
+    results = attempts.run(spark, is_lost_once)
+    assert [result["weights"] for result in results] == [result["weights"] for result in expected]
+    assert attempts.restarts == 1
+    assert [report["global_step"] for report in reports if report["kind"] == "begins"] == [0, 8]
+    assert 0 < attempts.goodput < 1
 
 
 _SLOTS = """
