@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 from pyspark.sql import SparkSession
@@ -16,6 +17,10 @@ from pyspark.sql import SparkSession
 from feature_eng.snapshot import SnapshotRef
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long an example takes is no property of the code: the first one may load a library, the machine may be busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

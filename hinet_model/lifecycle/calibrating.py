@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import scipy.optimize
-from sklearn.isotonic import IsotonicRegression
 
 from hinet_model.lifecycle.judging.contest import label_columns
 from hinet_model.lifecycle.judging.counting import Columns, score_counts, summed_counts
@@ -111,6 +109,9 @@ def fit_cell(
         return f"{positives:g} positives and {negatives:g} negatives; wanted {least} of each"
     if method == "platt":
         return _platt(log_odds(prob), negative, positive)
+    # Loading it takes most of a second, on every executor too, and few models are calibrated so.
+    from sklearn.isotonic import IsotonicRegression
+
     weight = negative + positive
     # A probability of 0 or 1 would cost infinitely much the first time it is wrong.
     margin = 0.5 / (negatives + positives + 1)
@@ -120,6 +121,8 @@ def fit_cell(
 
 
 def _platt(logit: Floats, negative: Floats, positive: Floats) -> Platt:
+    from scipy.optimize import minimize
+
     negatives, positives = negative.sum(), positive.sum()
     of_positive, of_negative = (positives + 1) / (positives + 2), 1 / (negatives + 2)
     weight = negative + positive
@@ -132,7 +135,5 @@ def _platt(logit: Floats, negative: Floats, positive: Floats) -> Platt:
         value = (weight * np.logaddexp(0, z) - target * z).sum() / weight.sum()
         return float(value), np.array([(gap * logit).sum(), gap.sum()]) / weight.sum()
 
-    found = scipy.optimize.minimize(
-        loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9}
-    )
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9})
     return Platt(float(found.x[0]), float(found.x[1]))

@@ -63,16 +63,19 @@ class ExpertGroups:
 
 
 def can_route(rows: Tensor) -> bool:
-    """Whether these rows can go through `routed_experts`: on a CPU, in fp32 or fp64, where it could be compiled."""
+    """Whether these rows can go through `routed_experts`: on a CPU, in fp32 or fp64, where it could be compiled.
+
+    `torch.compile` sees nothing of the operation, so a model that is under it does without.
+    """
     return (
         rows.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and rows.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and library.wanted()
     )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def routed_experts(
     rows: Tensor,
     layers: Sequence[tuple[Tensor, Tensor]],

@@ -111,7 +111,6 @@ def generated_rows(count: int) -> pa.Table:
     @settings(
         max_examples=count,
         database=None,
-        deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )

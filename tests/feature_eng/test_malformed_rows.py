@@ -140,9 +140,7 @@ def test_every_row_is_an_event_or_a_reject_whatever_it_holds(spark: SparkSession
     assert outcomes["rows"] >= 2
 
 
-@settings(
-    max_examples=60, database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=60, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     st.text(max_size=12)
     | st.lists(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.settings import UserError
@@ -108,7 +108,6 @@ def test_the_sort_is_stable_and_counts_are_right(scenarios: list[int]) -> None:
     assert batch.row_ids.tolist() == expected
 
 
-@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(0, 30), st.integers(0, 4), st.integers(0, 2**32))
 def test_flags_and_sort_find_the_same_distinct_ids(size: int, rows: int, slots: int, seed: int) -> None:
     ids = np.random.default_rng(seed).integers(0, size + 1, (rows, slots))

@@ -224,7 +224,7 @@ def test_more_workers_see_the_same_global_batches(tiny: SnapshotRef, world_size:
         ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_plan_gives_every_row_once_and_can_be_entered_at_any_step(
     tiny_reader: SnapshotReader, data: st.DataObject

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.settings import UserError
@@ -44,7 +44,6 @@ def rows_of_step(plan: EpochPlan, world_size: int, step: int) -> dict[int, list[
 
 
 # Slow definitions on a shared machine: what counts is the answer, not the time.
-unhurried = settings(deadline=None)
 
 plans = st.builds(
     plan_epoch,
@@ -58,7 +57,6 @@ plans = st.builds(
 )
 
 
-@unhurried
 @given(plans)
 def test_every_row_comes_exactly_once_an_epoch(plan: EpochPlan) -> None:
     seen = Counter(
@@ -67,7 +65,6 @@ def test_every_row_comes_exactly_once_an_epoch(plan: EpochPlan) -> None:
     assert seen == Counter((group, row) for group, rows in enumerate(plan.row_groups) for row in range(rows))
 
 
-@unhurried
 @given(plans)
 def test_every_step_but_the_last_is_a_full_global_batch(plan: EpochPlan) -> None:
     sizes = [plan.global_rows(step) for step in range(plan.num_steps)]
@@ -76,7 +73,6 @@ def test_every_step_but_the_last_is_a_full_global_batch(plan: EpochPlan) -> None
     assert all(size > 0 for size in sizes)
 
 
-@unhurried
 @given(plans, st.integers(1, 12))
 def test_the_ranks_rows_add_up_to_the_global_batch(plan: EpochPlan, world_size: int) -> None:
     if plan.lanes % world_size:
@@ -88,7 +84,6 @@ def test_the_ranks_rows_add_up_to_the_global_batch(plan: EpochPlan, world_size: 
         assert sum(rows) == plan.global_rows(step)
 
 
-@unhurried
 @given(plans)
 def test_one_two_and_four_workers_see_the_same_global_batches(plan: EpochPlan) -> None:
     for step in range(min(plan.num_steps, 3)):
@@ -98,7 +93,6 @@ def test_one_two_and_four_workers_see_the_same_global_batches(plan: EpochPlan) -
                 assert rows_of_step(plan, world_size, step) == alone
 
 
-@unhurried
 @given(plans, st.data())
 def test_pieces_are_the_lanes_rows_from_any_row_on(plan: EpochPlan, data: st.DataObject) -> None:
     lane = data.draw(st.integers(0, plan.lanes - 1))
@@ -112,7 +106,6 @@ def test_pieces_are_the_lanes_rows_from_any_row_on(plan: EpochPlan, data: st.Dat
     assert rows == rows_by_definition(in_order, lane)[start:]
 
 
-@unhurried
 @given(plans, st.data())
 def test_reads_cover_each_window_before_its_first_step(plan: EpochPlan, data: st.DataObject) -> None:
     world_size = data.draw(st.sampled_from([size for size in (1, 2, 3, 4) if plan.lanes % size == 0]))
@@ -129,7 +122,6 @@ def test_reads_cover_each_window_before_its_first_step(plan: EpochPlan, data: st
         assert read[lane] == (rest + entered % plan.window_rows if rest else 0)
 
 
-@unhurried
 @given(plans)
 def test_windows_are_permutations_of_their_rows(plan: EpochPlan) -> None:
     for lane in range(plan.lanes):

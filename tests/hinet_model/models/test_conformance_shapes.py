@@ -47,7 +47,7 @@ def summed_gradients(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", MODELS)
 @given(shape=shapes())
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 def test_scores_belong_to_rows_and_gradients_add_up_whatever_the_shape(
     name: str, shape: dict[str, Any]
 ) -> None:

@@ -70,7 +70,7 @@ def features_one_by_one(
     return features
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     widths=st.fixed_dictionaries({name: st.integers(1, 12) for name in ("item", "city", "genres")}),
     scenarios=st.lists(st.integers(0, 2), max_size=8),

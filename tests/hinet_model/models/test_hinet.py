@@ -58,7 +58,7 @@ def cases(draw: st.DrawFn) -> tuple[HiNetSettings, int, int, list[int]]:
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_answers_and_gradients_equal_those_of_loops_over_rows_and_experts(
     case: tuple[HiNetSettings, int, int, list[int]],
 ) -> None:

@@ -34,7 +34,7 @@ def scores(rows: int, seed: int, mean: float = 0.0, spread: float = 1.0) -> tupl
     st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 1e-30, 0.2, 0.2000001, 0.7, 1.0])), max_size=40),
     st.integers(1, 4),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_metrics_are_those_of_all_rows_at_once(rows: list[tuple[bool, float]], parts: int) -> None:
     labels = np.array([label for label, _ in rows], dtype=np.float32)
     probs = np.array([prob for _, prob in rows], dtype=np.float32)

@@ -14,7 +14,7 @@ rows = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_siz
 
 
 @given(rows)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_auc_equals_scikit_learn_with_ties(pairs: list[tuple[bool, int]]) -> None:
     labels = np.array([label for label, _ in pairs], dtype=np.float32)
     scores = np.array([score / 7 for _, score in pairs], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""A log of awkward kinds through every job to REST: ids beyond 64 bits, booleans, decimals, names with spaces."""
+"""Every job, from raw log to REST: a log of awkward kinds, two workers, and every place on an object store."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from mlflow import MlflowClient
+from deltalake import DeltaTable
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
-from pyspark.sql import SparkSession
 from small_log import LENIENT, run_job, write_settings
 
 from feature_eng import delta
 from feature_eng.contract import load_contract, stored_name
 from feature_eng.encoder.state import EncoderState
+from feature_eng.snapshot import ENCODER_PATH, SOURCES
+from foundation import access, stores
+from hinet_model.lifecycle import registry
+from hinet_model.lifecycle.audit import Audit, beside
 from hinet_model.lifecycle.evaluation import Evaluation
 
 pytestmark = [pytest.mark.spark, pytest.mark.distributed, pytest.mark.slow]
@@ -69,26 +72,41 @@ def write_contract(path: Path) -> None:
     path.write_text(yaml.safe_dump(contract, sort_keys=False))
 
 
-def test_awkward_kinds_come_through_every_job_exactly(
-    spark: SparkSession, mlflow_store: str, tmp_path: Path
+def rows_of(table: str) -> pd.DataFrame:
+    """The newest version of a Delta table, read without Spark."""
+    address, options = access.for_delta_rs(table)
+    return DeltaTable(address, storage_options=options).to_pandas()
+
+
+def test_awkward_kinds_come_through_every_job_exactly_with_every_place_on_an_object_store(
+    object_store: str, mlflow_store: str, tmp_path: Path
 ) -> None:
-    contract_file, warehouse = tmp_path / "odd.yml", tmp_path / "warehouse"
+    home = f"s3a://{object_store.removeprefix('s3://')}/a b"  # not encoded on the way
+    warehouse, raw = f"{home}/warehouse", f"{home}/raw"
+    contract_file, here = tmp_path / "odd.yml", tmp_path / "elsewhere"
+    here.mkdir()
     write_log(tmp_path / "raw")
+    stores.upload(tmp_path / "raw" / "log.parquet", stores.join(raw, "log.parquet"))
     write_contract(contract_file)
     config = write_settings(
         tmp_path / "train.yml", warehouse, mlflow_store, NAME, NAME,
         model={"name": "shared_bottom", "embedding_dim": 8, "expert_dims": [16], "tower_dims": [8]},
         optimiser={"learning_rate": 0.02, "table_learning_rate": 0.1},
-        training={"epochs": 15, "batch_size": 64, "workers": 1},
+        training={"epochs": 12, "batch_size": 64, "workers": 2},
+        checkpoint={"folder": f"{home}/checkpoints"},
     )  # fmt: skip
+    settings = yaml.safe_load(config.read_text())
+    settings["mlflow"]["artifact_location"] = f"{object_store}/artifacts"
+    config.write_text(yaml.safe_dump(settings))
 
     said = run_job(
-        "build_features", "--contract", contract_file, "--source", tmp_path / "raw", "--warehouse", warehouse
+        "build_features", "--contract", contract_file, "--source", raw, "--warehouse", warehouse, here=here
     )
     assert ["log", "600", "600", "0"] in [line.split() for line in said.splitlines()]
-    snapshot = delta.snapshot(spark, str(warehouse / NAME / "training"))
-    assert json.loads(snapshot.sources)["log"][1]["files"] == 1
-    state = EncoderState.load(snapshot.encoder_path)
+    training = stores.join(home, "warehouse", NAME, "training")
+    about = delta.properties(training)
+    assert json.loads(about[SOURCES])["log"][1]["files"] == 1
+    state = EncoderState.load(about[ENCODER_PATH])
     assert state.raw_types == {
         "Page Type": "string", "User ID": "decimal", "item.id": "decimal", "is member": "int64",
         "price (EUR)": "double", "recent": "list<decimal>",
@@ -96,28 +114,42 @@ def test_awkward_kinds_come_through_every_job_exactly(
     assert {int(key) for key in state.vocabularies["user"].to_pylist()} <= {FIRST_USER + n for n in range(40)}
     assert len(state.vocabularies["user"]) == 40
 
-    run_job("train", "--config", config)
+    run_job("train", "--config", config, here=here)
     judged = tmp_path / "evaluation.json"
     # Members alone: rows of weight 0 are left out.
     run_job(
-        "evaluate", "--config", config, "--weight=is member", "--slices=is member,Page Type", "--json", judged
-    )
-    run_job("promote", "--config", config, *LENIENT)
-    run_job("score", "--config", config)
+        "evaluate", "--config", config, "--weight=is member", "--slices=is member,Page Type", "--json", judged,
+        here=here,
+    )  # fmt: skip
+    run_job("promote", "--config", config, *LENIENT, here=here)
+    run_job("score", "--config", config, here=here)
     found = Evaluation.from_json(judged.read_text())
-    examples = delta.read(spark, str(warehouse / NAME / "examples"))
-    members = examples.where("split = 'test' AND `is%20member` = 1").count()
+    examples = rows_of(f"{warehouse}/{NAME}/examples")
+    members = ((examples["split"] == "test") & (examples["is%20member"] == 1)).sum()
     assert sum(cell.rows for cell in found.cells) == members > 20
     slices = {one.scenario: one.rows for one in found.of_kind("slice")}
     assert slices.keys() == {"is%20member=1", "Page%20Type=home page", "Page%20Type=search"}
 
-    client = MlflowClient(mlflow_store)
-    version = client.get_model_version_by_alias(NAME, "champion")
-    tags = client.get_run(version.run_id).data.tags
-    assert json.loads(tags["sources"]) == json.loads(snapshot.sources)
-    scores = delta.read(spark, str(warehouse / NAME / "scores")).collect()
-    probability = {(int(row["User%20ID"]), int(row["item%2Eid"])): row["click_prob"] for row in scores}
-    assert len(probability) == 600
+    client = registry.connect(mlflow_store)
+    champion = registry.resolve(client, NAME, registry.CHAMPION)
+    run = client.get_run(champion.run_id)
+    assert json.loads(run.data.tags["sources"]) == json.loads(about[SOURCES])
+    assert run.info.artifact_uri.startswith(f"{object_store}/artifacts/")
+    assert champion.tags["delta_table"] == training
+    decided = Audit(beside(training)).records(NAME)
+    assert [(one["action"], one["outcome"]) for one in decided] == [
+        ("promote", "claimed"),
+        ("promote", "done"),
+    ]
+    checkpoints = stores.join(home, "checkpoints", champion.run_id)
+    kept = [name for name in stores.names(checkpoints) if name.startswith("step-")]
+    assert kept
+    assert all(stores.is_file(stores.join(checkpoints, name, "manifest.json")) for name in kept)
+
+    scores = rows_of(f"{warehouse}/{NAME}/scores")
+    keys = zip(map(int, scores["User%20ID"]), map(int, scores["item%2Eid"]), strict=True)
+    probability = dict(zip(keys, scores["click_prob"], strict=True))
+    assert len(probability) == len(scores) == 600
     clicking = np.array([value for (user, _), value in probability.items() if (user - FIRST_USER) % 2 == 0])
     others = np.array([value for (user, _), value in probability.items() if (user - FIRST_USER) % 2 == 1])
     assert (clicking[:, None] > others).mean() > 0.95, "users are told apart by their whole ids"
@@ -125,7 +157,8 @@ def test_awkward_kinds_come_through_every_job_exactly(
     mlflow.set_tracking_uri(mlflow_store)
     served = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     names = list(state.raw_types)
-    rows = [{name: row[stored_name(name)] for name in names} for row in examples.limit(50).collect()]
+    few = examples.head(50).astype(object).where(examples.head(50).notna(), None).to_dict("records")
+    rows = [{name: row[stored_name(name)] for name in names} for row in few]
     for row in rows:
         row["User ID"], row["item.id"] = int(row["User ID"]), int(row["item.id"])
         row["is member"] = bool(row["is member"])
@@ -141,3 +174,11 @@ def test_awkward_kinds_come_through_every_job_exactly(
     without_price = [{name: value for name, value in row.items() if name != "price (EUR)"} for row in rows]
     assert len(served.predict(pd.DataFrame(without_price))) == 50
     assert load_contract(contract_file).optional_columns == {"price (EUR)"}
+
+    # Nothing of it is on this machine, under whatever name a URI would make when taken for a path.
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
+    # A model is made on the driver's disk, and sent from there; the log was sent from here.
+    made_here = (f"elsewhere/local/runs/{champion.run_id}/model/", "raw/")
+    local = [path for path in left if not path.startswith(made_here)]
+    assert len(local) < len(left)
+    assert not [path for path in local if "s3" in path or path.endswith((".parquet", ".pt", "_delta_log"))]
