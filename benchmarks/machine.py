@@ -13,8 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-KEEP_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-"""What `hinet_model.training.control.launch` gives its workers: memory that was freed stays with the process."""
+from hinet_model.training.control.launch import MEMORY_KEPT
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "avx_ne_convert")
 
@@ -71,10 +70,10 @@ def prepare(given: argparse.Namespace) -> None:
 def enter_malloc(mode: str) -> None:
     """Start the process anew if its memory comes from elsewhere than asked."""
     # glibc reads these once, when a process starts.
-    wanted: dict[str, str | None] = dict(KEEP_MALLOC) if mode == "keep" else dict.fromkeys(KEEP_MALLOC)
+    wanted: dict[str, str | None] = dict(MEMORY_KEPT) if mode == "keep" else dict.fromkeys(MEMORY_KEPT)
     if all(os.environ.get(name) == value for name, value in wanted.items()):
         return
-    environment = {name: value for name, value in os.environ.items() if name not in KEEP_MALLOC}
+    environment = {name: value for name, value in os.environ.items() if name not in MEMORY_KEPT}
     environment |= {name: value for name, value in wanted.items() if value is not None}
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

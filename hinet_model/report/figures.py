@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 Series = Sequence[tuple[float, float]]
 """Points ``(x, y)`` of one curve, x in steps or epochs."""
 
-_STYLE = {
+STYLE = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
@@ -38,7 +38,7 @@ _STYLE = {
     "figure.facecolor": "white",
 }
 # Okabe and Ito's palette: told apart with every common colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 #: Above this many scenarios a legend and numbers in cells hide more than they tell.
 _READABLE = 12
 
@@ -54,14 +54,14 @@ def learning_curves(
         scenario_names: In contract order.
         task_names: In contract order.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         columns = min(len(task_names), 3)
         lines = math.ceil(len(task_names) / columns)
         figure = Figure(figsize=(4.6 * columns, 3.3 * lines), layout="constrained")
         panels = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
         for panel, task in zip(panels, task_names, strict=False):
             for number, scenario in enumerate(scenario_names):
-                _curve(panel, auc.get((scenario, task), ()), scenario, _COLOURS[number % len(_COLOURS)])
+                _curve(panel, auc.get((scenario, task), ()), scenario, COLOURS[number % len(COLOURS)])
             panel.set_title(task)
             panel.set_ylabel("validation AUC")
             panel.set_xlabel("epoch")
@@ -101,16 +101,16 @@ def loss_curve(train: Series, validation: Series = ()) -> Figure:
         train: Points ``(step, loss)``.
         validation: Points ``(step, loss)``, on the same axis.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.5), layout="constrained")
         panel = figure.subplots()
         if train:
             x, y = np.array(train, dtype=float).T
-            panel.plot(x, y, color=_COLOURS[0], alpha=0.25, linewidth=1.0)
-            panel.plot(x, _smoothed(y), color=_COLOURS[0], linewidth=1.8, label="training (smoothed)")
+            panel.plot(x, y, color=COLOURS[0], alpha=0.25, linewidth=1.0)
+            panel.plot(x, _smoothed(y), color=COLOURS[0], linewidth=1.8, label="training (smoothed)")
         if validation:
             x, y = np.array(validation, dtype=float).T
-            panel.plot(x, y, color=_COLOURS[1], marker="o", markersize=4, linewidth=1.4, label="validation")
+            panel.plot(x, y, color=COLOURS[1], marker="o", markersize=4, linewidth=1.4, label="validation")
         panel.set_title("Loss")
         panel.set_xlabel("step")
         panel.set_ylabel("weighted log-loss per row")
@@ -144,7 +144,7 @@ def scenario_attention(weights: npt.NDArray[Any], scenario_names: Sequence[str])
     num_scenarios = len(scenario_names)
     if weights.shape != (num_scenarios, num_scenarios):
         raise ValueError(f"attention of shape {weights.shape} for {num_scenarios} scenarios")
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         side = min(max(3.4, 0.62 * num_scenarios + 2.0), 14.0)
         figure = Figure(figsize=(side + 1.0, side), layout="constrained")
         panel = figure.subplots()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.goals import GOALS, goals_table, judge
-from benchmarks.machine import KEEP_MALLOC
+from benchmarks.machine import MEMORY_KEPT
 from benchmarks.pairing import Figure, interleave, ratios
 from benchmarks.workload import make_batches, make_layout
 from hinet_model.settings import RunSettings
@@ -55,7 +55,7 @@ def test_batches_have_every_scenario_and_as_many_distinct_ids_as_asked() -> None
         assert not np.array_equal(batches[0].unique_ids, batches[1].unique_ids)
 
 
-@pytest.mark.parametrize("name", sorted(KEEP_MALLOC))
+@pytest.mark.parametrize("name", sorted(MEMORY_KEPT))
 def test_memory_is_kept_as_workers_keep_it(name: str) -> None:
     job = cast(TrainingJob, SimpleNamespace(settings=RunSettings()))
-    assert worker_environment(job)[name] == KEEP_MALLOC[name]
+    assert worker_environment(job)[name] == MEMORY_KEPT[name]

@@ -19,7 +19,8 @@ from feature_eng.contract.six_scenarios import TABLES
 from feature_eng.sources.raw import read_raw
 from feature_eng.sources.six_scenarios.expected import expectations, expected_auc
 from feature_eng.sources.six_scenarios.process import DAY, START, Process
-from feature_eng.sources.six_scenarios.tables import raw_tables, truth
+from feature_eng.sources.six_scenarios.tables import raw_tables
+from feature_eng.sources.six_scenarios.truth import truth
 from hinet_model.objective.metrics import auc as measured_auc
 
 pytestmark = pytest.mark.spark

@@ -1,4 +1,4 @@
-"""The made log's raw tables, as a platform would keep them, and the truth apart from them."""
+"""The made log's raw tables, as a platform would keep them."""
 
 from __future__ import annotations
 
@@ -60,34 +60,6 @@ def raw_tables(
             (START + DAY * process.opened_day(F.col("item"))).alias("opened_at"),
         ),
     }
-
-
-def truth(
-    spark: SparkSession, parameters: SixScenarios, window_seconds: float, partitions: int | None = None
-) -> DataFrame:
-    """What nobody knows of each impression. For judging alone: no raw table, and no job that trains, reads it.
-
-    Args:
-        spark: Session to make rows with.
-        parameters: Of the log.
-        window_seconds: Attribution window of orders, from the impression on.
-        partitions: Of the requests.
-
-    Returns:
-        ``impression_id``, ``click_prob``, ``order_prob`` (click, and order within the window), ``expected_revenue``
-        (of orders within the window), ``click_utility`` (as if at the first position) and ``order_utility``.
-    """
-    process = Process(spark, parameters, partitions)
-    in_window = parameters.order_in_window(window_seconds)
-    order_prob = F.col("click_prob") * F.col("order_given_click_prob") * in_window
-    return process.impressions().select(
-        F.col("impression_id"),
-        F.col("click_prob"),
-        order_prob.alias("order_prob"),
-        (order_prob * process.price(F.col("item"))).alias("expected_revenue"),
-        F.col("click_utility"),
-        F.col("order_utility"),
-    )
 
 
 def _with_outcomes(process: Process) -> DataFrame:

@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 Entry = Callable[[TrainingJob], dict[str, Any]]
 
+MEMORY_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
+"""Environment of whoever trains: buffers of tens of MB handed back to the system and taken anew at every step cost page
+faults."""
 _GRACE_SECONDS = 10.0
 """After the abort command, how long workers have before Spark is told to end their processes."""
 
@@ -212,9 +215,7 @@ def worker_environment(job: TrainingJob) -> dict[str, str]:
         "HOROVOD_FUSION_THRESHOLD": "0",
         "HOROVOD_CYCLE_TIME": "0.2",
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(int(max(job.settings.watchdog.stall_seconds, 10))),
-        # Buffers of tens of MB handed back to the system and taken anew at every step cost page faults.
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+        **MEMORY_KEPT,
         "PYTHONUNBUFFERED": "1",
     }
     if training.threads_per_worker is not None:

@@ -1,0 +1,1 @@
+"""Studies: many short trainings that answer one question, judged together."""
