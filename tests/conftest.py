@@ -51,6 +51,18 @@ def spark() -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="module")
+def interpreted(spark: SparkSession) -> Iterator[SparkSession]:
+    """The session without compiled plans: over few rows, compiling takes longer than all else."""
+    without = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+    before = {name: str(spark.conf.get(name)) for name in without}
+    for name, value in without.items():
+        spark.conf.set(name, value)
+    yield spark
+    for name, value in before.items():
+        spark.conf.set(name, value)
+
+
+@pytest.fixture(scope="module")
 def object_store() -> Iterator[str]:
     """A bucket of an S3 server on loopback, by URI; the environment says how to reach it while tests use it."""
     import boto3
