@@ -305,8 +305,8 @@ def test_job_has_all_stages_in_order() -> None:
     (job,) = jobs(load_bundle()).values()
     stages = [Path(task["spark_python_task"]["python_file"]).stem for task in job["tasks"]]
     assert stages == ["build_features", "train", "evaluate", "promote", "score"]
-    # Studies are no stage of a flow that brings models into service.
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*stages, "study"}
+    # Studies and simulations are no stages of a flow that brings models into service.
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*stages, "study", "simulate_ab"}
 
 
 def test_targets_of_production_run_as_a_service_principal() -> None:

@@ -142,4 +142,4 @@ def test_nothing_that_builds_trains_or_serves_can_reach_the_truth() -> None:
                     assert name not in [alias.name for alias in node.names]
                     assert not (node.__dict__.get("module") == name.rpartition(".")[0]
                                 and "truth" in [alias.name for alias in node.names])  # fmt: skip
-    assert importers == {"jobs/study.py"}
+    assert importers == {"jobs/study.py", "jobs/simulate_ab.py"}
