@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
+from feature_eng.snapshot import EXAMPLES_PATH, TABLES, SnapshotError
 from foundation import stores
 
 _RELATED = "events_"
@@ -33,24 +36,40 @@ class Account:
         return self.kept + sum(self.rejected.values())
 
 
-def accounts(spark: SparkSession, root: str, main_table: str) -> list[Account]:
-    """The account of every raw table, from the newest versions of events and rejects.
+def accounts_of(spark: SparkSession, training: str, version: int, main_table: str) -> list[Account]:
+    """The account of every raw table that a version of a training table was made of.
+
+    Raises:
+        SnapshotError: It does not say which tables those are, or they are gone.
+    """
+    properties = delta.properties(training, version)
+    if TABLES not in properties:
+        raise SnapshotError("the training table does not say which events it was made of")
+    return accounts(
+        spark, stores.parent(properties[EXAMPLES_PATH]), main_table, json.loads(properties[TABLES])
+    )
+
+
+def accounts(spark: SparkSession, root: str, main_table: str, versions: Mapping[str, int]) -> list[Account]:
+    """The account of every raw table of one build.
 
     Args:
         spark: The session.
         root: Folder of the build's tables.
         main_table: Name of the raw table that examples are made of; other tables' rows bear their own.
+        versions: Table of events, and ``rejects`` -> the version that the build made.
 
     Raises:
-        SnapshotError: A table is not there.
+        SnapshotError: A table or version is not there.
     """
-    counted = delta.read(spark, stores.join(root, "rejects")).groupBy("table", "reason").agg(F.count("*"))
+
+    def rows(table: str) -> DataFrame:
+        return delta.read(spark, stores.join(root, table), versions[table])
+
     rejected: dict[str, dict[str, int]] = {}
-    for table, reason, rows in counted.orderBy("table", "reason").collect():
-        rejected.setdefault(table, {})[reason] = rows
+    counted = rows("rejects").groupBy("table", "reason").agg(F.count("*"))
+    for table, reason, count in counted.orderBy("table", "reason").collect():
+        rejected.setdefault(table, {})[reason] = count
     places = {main_table: "events"}
-    places |= {name.removeprefix(_RELATED): name for name in stores.names(root) if name.startswith(_RELATED)}
-    return [
-        Account(name, delta.read(spark, stores.join(root, place)).count(), rejected.get(name, {}))
-        for name, place in places.items()
-    ]
+    places |= {name.removeprefix(_RELATED): name for name in sorted(versions) if name.startswith(_RELATED)}
+    return [Account(name, rows(place).count(), rejected.get(name, {})) for name, place in places.items()]

@@ -54,6 +54,8 @@ _HARMLESS_READER_FEATURES = {"v2Checkpoint", "vacuumProtocolCheck", "timestampNt
 _FOOTERS_AT_ONCE = 16
 _COMMIT = re.compile(r"\d{20}\.json")
 _CHECKPOINT = re.compile(r"\d{20}\.checkpoint\.")
+RETENTION = "interval 30 days"
+"""For how long a version stays readable after a newer one replaced it, where nothing else is asked for."""
 _LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
 
 
@@ -170,6 +172,29 @@ def write(
     return int(spark.conf.get(_LAST_COMMIT) or 0)
 
 
+def append(rows: DataFrame, path: stores.Place) -> int:
+    """Add rows to a table, which is made where there is none; the version that this commit made."""
+    spark = rows.sparkSession
+    rows.write.format("delta").mode("append").save(places.for_spark(path))
+    return int(spark.conf.get(_LAST_COMMIT) or 0)
+
+
+def exists(path: stores.Place) -> bool:
+    """Whether there is a table at a place."""
+    return stores.exists(stores.join(path, "_delta_log"))
+
+
+def kept_for(retention: str = RETENTION) -> dict[str, str]:
+    """Properties by which VACUUM and the clean-up of logs leave replaced versions readable for so long.
+
+    All tables of a build are kept equally long: a model that was trained on one of them is judged by the others.
+
+    Args:
+        retention: An interval, such as ``interval 30 days``.
+    """
+    return {"delta.deletedFileRetentionDuration": retention, "delta.logRetentionDuration": retention}
+
+
 def snapshot(spark: SparkSession, path: stores.Place, version: int | None = None) -> SnapshotRef:
     """Pin one version of a training table.
 
@@ -229,6 +254,15 @@ def properties(path: stores.Place, version: int | None = None) -> dict[str, str]
     """
     metadata = _open(path, version).metadata()
     return {**metadata.configuration, "id": str(metadata.id)}
+
+
+def column_names(path: stores.Place, version: int | None = None) -> list[str]:
+    """Columns of one version of a table.
+
+    Raises:
+        SnapshotError: If there is no such table or no such version.
+    """
+    return [field.name for field in _open(path, version).schema().fields]
 
 
 def newest_version(path: stores.Place) -> int:

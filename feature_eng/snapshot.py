@@ -22,8 +22,14 @@ ENCODER_PATH = "hinet.encoder_path"
 SCENARIO_NAMES = "hinet.scenarios"
 EXAMPLES_PATH = "hinet.examples_path"
 EXAMPLES_VERSION = "hinet.examples_version"
+TABLES = "hinet.tables"
+"""Table beside the examples -> version of it that they were made of, as JSON."""
+AS_OF = "hinet.as_of"
+"""The last second that the build counted as known, where it was told one."""
 SOURCES = "hinet.sources"
 CELLS = "hinet.cells"
+PROFILE = "hinet.profile"
+"""What the build looked like, for the next one to be compared with, as JSON (`feature_eng.drift`)."""
 
 
 class SnapshotError(UserError):

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from feature_eng.contract import SPLITS, Contract, ContractError, quoted
 from feature_eng.events import column
+from feature_eng.quantiles import quantiles
 
 IMMATURE, GAP, OUTSIDE = "immature", "gap", "outside"
 """Of rows in no split: a label is not known yet; too close before the next split; no date is theirs."""
@@ -59,11 +60,9 @@ def _split_where(in_train: Column, in_validation: Column) -> Column:
 def _time_split(mature: DataFrame, contract: Contract) -> Column:
     assert contract.columns.time is not None, "checked by the contract"
     time = column(contract.columns.time)
-    cuts = [F.expr(f"percentile_disc({share}) WITHIN GROUP (ORDER BY at)") for share in _shares(contract)]
-    row = mature.select(time.alias("at")).agg(cuts[0].alias("train"), cuts[1].alias("validation")).first()
-    if row is None or row["train"] is None:
+    ends = quantiles(mature, {"cuts": (time, _shares(contract))})["cuts"]
+    if not ends:
         raise ContractError(["split.method: there are no rows to part by time"])
-    ends = [int(row[name]) for name in ("train", "validation")]
     split = _split_where(time <= F.lit(ends[0]), time <= F.lit(ends[1]))
     # Where nothing comes after, there is nothing to keep apart from.
     later = [sum(contract.split.fractions[place:]) for place in (1, 2)]

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 ROWS_PER_GROUP = 16_384
 MIN_TRAIN_GROUPS = 8
-RETENTION = "interval 30 days"
 
 _NUM_BUCKETS = 64
 # A row group ends with its file, never because it is full, so this is larger than any file.
@@ -50,7 +49,7 @@ def write(
     *,
     rows_per_group: int = ROWS_PER_GROUP,
     seed: int = 0,
-    retention: str = RETENTION,
+    retention: str = delta.RETENTION,
     properties: Mapping[str, str] | None = None,
 ) -> SnapshotRef:
     """Write encoded rows as a new version of a training table.
@@ -207,6 +206,5 @@ def _properties(state: EncoderState, encoder_path: stores.Place, retention: str)
         "delta.autoOptimize.autoCompact": "false",
         # Rows in random order give minima and maxima that skip nothing.
         "delta.dataSkippingNumIndexedCols": "0",
-        "delta.deletedFileRetentionDuration": retention,
-        "delta.logRetentionDuration": retention,
+        **delta.kept_for(retention),
     }

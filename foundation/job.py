@@ -7,14 +7,18 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from foundation.redaction import RedactingFormatter, redact
 from foundation.settings import UserError
+
+logger = logging.getLogger(__name__)
 
 EXIT_USER_ERROR = 2
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -83,6 +87,15 @@ def job_parser(description: str, examples: str) -> argparse.ArgumentParser:
         help="override a setting by its dotted path; may be repeated",
     )
     return parser
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """A line on stderr when a stage of a job begins, and one with its seconds when it is done."""
+    logger.info("%s ...", name)
+    started = time.monotonic()
+    yield
+    logger.info("%s: %.1f s", name, time.monotonic() - started)
 
 
 def say(text: str = "") -> None:

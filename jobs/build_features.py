@@ -14,7 +14,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from feature_eng import delta, training_table
+from feature_eng import delta, drift, training_table
 from feature_eng.behaviour import with_behaviour
 from feature_eng.cells import blind_spots, cells_rows, check_splits, count_cells
 from feature_eng.contract import SPLITS, Contract, ContractError, load_contract, to_instant
@@ -25,17 +25,28 @@ from feature_eng.encoder.state import EncoderState
 from feature_eng.events import Events, to_events
 from feature_eng.events.advice import RowCount, check_rejects
 from feature_eng.events.joining import check_matches, match_counts
+from feature_eng.events.stored import stored_events
 from feature_eng.examples import to_examples
 from feature_eng.later_rows import check_matches as check_label_matches
 from feature_eng.sampling import check_shift, with_sampling
-from feature_eng.snapshot import CELLS, EXAMPLES_PATH, EXAMPLES_VERSION, SOURCES, CellCount, SnapshotRef
+from feature_eng.snapshot import (
+    AS_OF,
+    CELLS,
+    EXAMPLES_PATH,
+    EXAMPLES_VERSION,
+    PROFILE,
+    SOURCES,
+    TABLES,
+    CellCount,
+    SnapshotRef,
+)
 from feature_eng.sources.faults import as_user_errors
 from feature_eng.sources.lineage import described
 from feature_eng.sources.raw import read_raw
 from feature_eng.sources.tables import pinned, places_of
 from feature_eng.split import with_split
 from foundation import stores
-from foundation.job import job_parser, run_job, say, say_table
+from foundation.job import job_parser, run_job, say, say_table, stage
 
 logger = logging.getLogger("build_features")
 
@@ -73,6 +84,10 @@ def arguments() -> argparse.ArgumentParser:
         help="what is known: nothing later than this date (its end) or ISO time, UTC unless it says otherwise; "
         "default: all, and the data end with their last row",
     )  # fmt: skip
+    parser.add_argument(
+        "--accept-drift", action="store_true",
+        help="write the training table though it lies further from the one before than the contract allows",
+    )  # fmt: skip
     return parser
 
 
@@ -85,7 +100,16 @@ def main() -> None:
     places = [given.warehouse, *places_of(contract.source, given.source)]
     spark = delta.build_session("build_features", places=places)
     try:
-        build(spark, contract, given.source, given.warehouse, given.rows_per_group, given.seed, as_of)
+        build(
+            spark,
+            contract,
+            given.source,
+            given.warehouse,
+            given.rows_per_group,
+            given.seed,
+            as_of,
+            given.accept_drift,
+        )
         say(f"took {time.monotonic() - started:.0f} s")
     finally:
         spark.stop()
@@ -115,42 +139,54 @@ def build(
     rows_per_group: int = training_table.ROWS_PER_GROUP,
     seed: int = 0,
     as_of: int | None = None,
+    accept_drift: bool = False,
 ) -> SnapshotRef:
     """Run the stages in order and print what came of them."""
     root = stores.join(warehouse, contract.name)
-    sources = write_events(spark, contract, source, root)
-    events = stored_events(spark, contract, root)
-    examples, examples_version = write_examples(events, contract, root, as_of)
-    cells, data_version = count_cells(examples, contract)
-    describe(cells, contract)
-    check_splits(cells, contract)
-    check_label_matches(events, cells, contract)
-    check_shift(examples, contract)
+    with stage("events"):
+        sources, versions = write_events(spark, contract, source, root)
+    events = stored_events(spark, contract, root, versions)
+    with stage("examples"):
+        examples, examples_version = write_examples(events, contract, root, as_of)
+    with stage("what there is to learn"):
+        cells, data_version = count_cells(examples, contract)
+        describe(cells, contract)
+        check_splits(cells, contract)
+        check_label_matches(events, cells, contract)
+        check_shift(examples, contract)
     examples = examples.where(F.col("split").isin(list(SPLITS)))
-    state = fit(examples, contract)
-    encoder_path = stores.join(root, "encoder", state.digest)
-    state.save(encoder_path)
-    logger.info("encoder fitted on train: %s", encoder_path)
+    with stage("encoder"):
+        state = fit(examples, contract)
+        encoder_path = stores.join(root, "encoder", state.digest)
+        state.save(encoder_path)
+        logger.info("encoder fitted on train: %s", encoder_path)
     # Read three times: compared, counted, written.
     encoded = encoder.encode(examples, state).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        num_rows = sum(cell.rows for cell in cells if cell.split in SPLITS)
-        compared = check_agreement(examples, encoded, state, SAMPLE_ROWS, num_rows)
-        snapshot = training_table.write(
-            encoded,
-            stores.join(root, "training"),
-            state,
-            encoder_path,
-            rows_per_group=rows_per_group,
-            seed=seed,
-            properties={
-                "hinet.data_version": data_version,
-                SOURCES: json.dumps(sources),
-                EXAMPLES_PATH: stores.join(root, "examples"),
-                EXAMPLES_VERSION: str(examples_version),
-                CELLS: json.dumps([asdict(cell) for cell in cells]),
-            },
-        )
+        with stage("encoding"):
+            num_rows = sum(cell.rows for cell in cells if cell.split in SPLITS)
+            compared = check_agreement(examples, encoded, state, SAMPLE_ROWS, num_rows)
+        with stage("drift"):
+            looks = drift.judged(examples, state, cells, root, examples_version, accept=accept_drift)
+        with stage("training table"):
+            snapshot = training_table.write(
+                encoded,
+                stores.join(root, "training"),
+                state,
+                encoder_path,
+                rows_per_group=rows_per_group,
+                seed=seed,
+                properties={
+                    "hinet.data_version": data_version,
+                    SOURCES: json.dumps(sources),
+                    TABLES: json.dumps(versions),
+                    **({} if as_of is None else {AS_OF: str(as_of)}),
+                    EXAMPLES_PATH: stores.join(root, "examples"),
+                    EXAMPLES_VERSION: str(examples_version),
+                    CELLS: json.dumps([asdict(cell) for cell in cells]),
+                    PROFILE: json.dumps(looks),
+                },
+            )
     finally:
         encoded.unpersist()
     summarise(state, snapshot, compared)
@@ -159,34 +195,41 @@ def build(
 
 def write_events(
     spark: SparkSession, contract: Contract, source: str | None, root: str
-) -> dict[str, list[dict[str, Any]]]:
-    """Raw rows to the tables of events and rejects, every row into one of them; which versions were read."""
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+    """Raw rows to the tables of events and rejects, every row into one of them.
+
+    Returns:
+        Which versions of the raw tables were read, and which version of each table was written.
+    """
     main_table = contract.source.main_table
     with as_user_errors("the raw tables cannot be read"):
         pins = pinned(spark, contract.source, source)
         raw = read_raw(spark, contract, source, pins)
         events = to_events(raw, contract)
-        rows_of = {
-            main_table: stores.join(root, "events"),
-            **{name: stores.join(root, f"events_{name}") for name in events.related},
+        names = {main_table: "events", **{name: f"events_{name}" for name in events.related}}
+        rows_of = {names[main_table]: events.impressions, "rejects": events.rejects}
+        rows_of |= {names[name]: rows for name, rows in events.related.items()}
+        versions = {
+            name: delta.write(rows, stores.join(root, name), properties=delta.kept_for())
+            for name, rows in rows_of.items()
         }
-        delta.write(events.impressions, rows_of[main_table])
-        delta.write(events.rejects, stores.join(root, "rejects"))
-        for name, rows in events.related.items():
-            delta.write(rows, rows_of[name])
-        rows_in = {name: raw[name].count() for name in rows_of}
-    rejects = delta.read(spark, stores.join(root, "rejects"))
+        rows_in = {name: raw[name].count() for name in names}
+
+    def written(name: str) -> DataFrame:
+        return delta.read(spark, stores.join(root, name), versions[name])
+
+    rejects = written("rejects")
     rejected = rejects.groupBy("table", "reason").agg(F.count("*").alias("rows"))
     reasons = rejected.orderBy("table", "reason").collect()
     counts = {}
-    for name, place in rows_of.items():
-        rows_rejected = sum(row["rows"] for row in reasons if row["table"] == name)
-        count = RowCount(rows_in[name], delta.read(spark, place).count(), rows_rejected)
+    for table, name in names.items():
+        rows_rejected = sum(row["rows"] for row in reasons if row["table"] == table)
+        count = RowCount(rows_in[table], written(name).count(), rows_rejected)
         if count.rows_in != count.rows_out + count.rejected:
             raise RuntimeError(
-                f"{name}: {count.rows_in} rows in, {count.rows_out} out and {count.rejected} rejected"
+                f"{table}: {count.rows_in} rows in, {count.rows_out} out and {count.rejected} rejected"
             )
-        counts[name] = count
+        counts[table] = count
     say("raw rows")
     say_table(
         ["table", "in", "out", "rejected"],
@@ -195,24 +238,14 @@ def write_events(
     if reasons:
         say_table(["table", "rejected because", "rows"], [tuple(row) for row in reasons])
     check_rejects(counts, reasons, rejects, contract)
-    matched = match_counts(delta.read(spark, rows_of[main_table]))
+    matched = match_counts(written(names[main_table]))
     if matched:
         say_table(
             ["side table", "rows that found theirs", "unmatched"],
             [(name, found, rows - found) for name, (found, rows) in matched.items()],
         )
         check_matches(matched, raw, contract)
-    return described(raw, contract.source, pins)
-
-
-def stored_events(spark: SparkSession, contract: Contract, root: str) -> Events:
-    """The tables of events and rejects."""
-    names = {task.table for task in contract.tasks.values() if task.table is not None}
-    return Events(
-        impressions=delta.read(spark, stores.join(root, "events")),
-        related={name: delta.read(spark, stores.join(root, f"events_{name}")) for name in sorted(names)},
-        rejects=delta.read(spark, stores.join(root, "rejects")),
-    )
+    return described(raw, contract.source, pins), versions
 
 
 def write_examples(events: Events, contract: Contract, root: str, as_of: int | None) -> tuple[DataFrame, int]:
@@ -221,7 +254,7 @@ def write_examples(events: Events, contract: Contract, root: str, as_of: int | N
     parted = with_split(to_examples(events, contract, as_of), contract)
     examples = with_behaviour(with_sampling(parted, contract), contract)
     table = stores.join(root, "examples")
-    version = delta.write(encoder.with_row_id(examples, contract), table)
+    version = delta.write(encoder.with_row_id(examples, contract), table, properties=delta.kept_for())
     logger.info("examples: %s, version %d", table, version)
     return delta.read(spark, table, version), version
 

@@ -17,8 +17,8 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from feature_eng import delta
-from feature_eng.accounts import accounts
+from feature_eng import delta, drift
+from feature_eng.accounts import accounts_of
 from feature_eng.contract import Contract, stored_name
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
 from foundation import places, stores
@@ -196,7 +196,9 @@ def judged(
         champion=champion.version if champion is not None else None,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=described,
-        seen={role: seen(spark, one, rows, described, contract) for role, one in versions.items()},
+        seen={
+            role: seen(spark, one, rows, described, contract, scorers[role]) for role, one in versions.items()
+        },
         methods=contest.methods(shape),
         judgements=judgements,
     )
@@ -229,14 +231,15 @@ def with_new_user(rows: DataFrame, examples: DataFrame, user: str) -> DataFrame:
 
 def seen(
     spark: SparkSession, version: RegisteredVersion, rows: DataFrame, described: Mapping[str, str],
-    contract: Contract,
+    contract: Contract, scorer: Scorer,
 ) -> dict[str, Any]:  # fmt: skip
     """How many of the test rows a version was trained on, and how that is known."""
     tags = version.tags
     same_table = tags.get("table_id") == described["training_table_id"]
     if same_table and tags.get("delta_version") == described["training_version"]:
         return {"rows": 0, "how": "trained on the other splits of this very version of the data"}
-    if contract.split.method == "random" and tags.get("contract_fingerprint") == contract.fingerprint:
+    by_hash = contract.split.method == "random" and scorer.state.contract.split == contract.split
+    if by_hash and scorer.state.fingerprint == contract.fingerprint:
         return {"rows": 0, "how": "same contract: a row keeps its split, by a hash of its key"}
     try:
         examples, _ = frozen_examples(spark, version)
@@ -249,15 +252,15 @@ def seen(
 
 
 def data_facts(spark: SparkSession, described: Mapping[str, str], main_table: str) -> page.DataFacts:
-    """Rows in, kept and rejected, from the tables beside the examples; a note in their place where they are gone."""
-    root = places.parent(described["table"])
+    """Rows in, kept and rejected, and drift, of the build that was judged; a note where its tables are gone."""
+    place = stores.join(places.parent(described["table"]), "drift")
     try:
-        found = accounts(spark, root, main_table)
-        newest = delta.newest_version(described["table"])
+        found = accounts_of(
+            spark, described["training_table"], int(described["training_version"]), main_table
+        )
     except SnapshotError as error:
         return page.DataFacts(note=str(error))
-    later = "" if str(newest) == described["version"] else "of a later build than the examples judged here"
-    return page.DataFacts(found, later)
+    return page.DataFacts(found, drift=drift.to_rows(drift.stored(spark, place, int(described["version"]))))
 
 
 def decision_by_default(result: Evaluation, versions: Mapping[str, RegisteredVersion]) -> Decision:

@@ -7,6 +7,7 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from pyspark.sql import functions as F
 
 from feature_eng import delta
 from feature_eng.contract import stored_name
-from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
+from feature_eng.events.stored import stored_events
+from feature_eng.requests import with_features
+from feature_eng.snapshot import (
+    AS_OF,
+    CONTRACT_FINGERPRINT,
+    EXAMPLES_PATH,
+    EXAMPLES_VERSION,
+    TABLES,
+    SnapshotError,
+)
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table
 from foundation.settings import UserError, load_settings
@@ -45,7 +55,8 @@ def arguments() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--input", metavar="TABLE",
-        help="Delta table of raw rows with the property hinet.contract_fingerprint; "
+        help="Delta table of requests: raw rows without labels, whose behaviour features are computed from the "
+        "events of the newest build; or rows that have these features, with the property hinet.contract_fingerprint; "
         "default: the examples that the training table was made of",
     )  # fmt: skip
     parser.add_argument("--where", metavar="SQL", help="score only the rows that meet this condition")
@@ -80,9 +91,12 @@ def main() -> None:
             rows = delta.read(spark, table, table_version)
             if given.where:
                 rows = rows.where(given.where)
+            if is_requests(rows.columns, scorer):
+                rows = with_features_of_past(spark, rows, settings, scorer, version)
             shipment = scoring.ship(spark, folder, f"{version.name}-{version.version}")
             key = scorer.state.contract.key
             keep = [name for part in key for name in {part, stored_name(part)} if name in rows.columns]
+            keep = keep or [name for name in roles(scorer) if name in rows.columns]
             written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
             summarise(spark, output, written, scorer)
         finally:
@@ -110,6 +124,8 @@ def input_table(
     if given is not None:
         table, table_version = stores.normalised(given), delta.newest_version(given)
         fingerprint = delta.properties(table, table_version).get(CONTRACT_FINGERPRINT)
+        if fingerprint is None and is_requests(delta.column_names(table, table_version), scorer):
+            return table, table_version
     else:
         training = settings.data.location
         properties = delta.properties(training)
@@ -120,6 +136,14 @@ def input_table(
             )
         table, table_version = properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION])
         fingerprint = properties.get(CONTRACT_FINGERPRINT)
+    refuse_foreign(table, fingerprint, scorer, version)
+    return table, table_version
+
+
+def refuse_foreign(
+    table: str, fingerprint: str | None, scorer: Scorer, version: registry.RegisteredVersion
+) -> None:
+    """Refuse rows that another contract made, or none that is named."""
     if fingerprint != scorer.contract_fingerprint:
         wanted = scorer.contract_fingerprint
         if fingerprint is None:
@@ -131,7 +155,38 @@ def input_table(
             f"{table}: was made by contract {fingerprint[:12]}; {version.uri} scores rows of contract "
             f"{wanted[:12]} alone"
         )
-    return table, table_version
+
+
+def is_requests(columns: Sequence[str], scorer: Scorer) -> bool:
+    """Whether rows of these columns lack what is computed from the past."""
+    return not set(scorer.state.contract.behaviour_features) <= set(columns)
+
+
+def roles(scorer: Scorer) -> tuple[str, ...]:
+    """What tells a row without a key: user, item and time, as the product's tables call them."""
+    columns = scorer.state.contract.columns
+    return tuple(stored_name(name) for name in (columns.user, columns.item, columns.time) if name is not None)
+
+
+def with_features_of_past(
+    spark: SparkSession,
+    rows: DataFrame,
+    settings: RunSettings,
+    scorer: Scorer,
+    version: registry.RegisteredVersion,
+) -> DataFrame:
+    """Requests with their behaviour features, from the events of the newest build of the model's contract."""
+    training = settings.data.location
+    properties = delta.properties(training)
+    missing = [key for key in (EXAMPLES_PATH, TABLES) if key not in properties]
+    if missing:
+        raise SnapshotError(f"{training}: lacks {', '.join(missing)}; build the features again")
+    refuse_foreign(training, properties.get(CONTRACT_FINGERPRINT), scorer, version)
+    contract = scorer.state.contract
+    root, versions = stores.parent(properties[EXAMPLES_PATH]), json.loads(properties[TABLES])
+    events = stored_events(spark, contract, root, versions)
+    say(f"requests  features of what came before them, from {root}/events version {versions['events']}")
+    return with_features(rows, events, contract, int(properties[AS_OF]) if AS_OF in properties else None)
 
 
 def with_lineage(scores: DataFrame, lineage: dict[str, str]) -> DataFrame:

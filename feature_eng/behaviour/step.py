@@ -24,12 +24,18 @@ from feature_eng.contract import Behaviour, Contract, Count, History, Rate, quot
 from feature_eng.events import column
 
 
-def with_behaviour(examples: DataFrame, contract: Contract) -> DataFrame:
+def with_behaviour(examples: DataFrame, contract: Contract, told_by: DataFrame | None = None) -> DataFrame:
     """Add the contract's behaviour features under their names, and drop ``known_at__*``.
 
     - history: array of the last items, newest first, of one time the greatest key first; empty when none
     - count: bigint
     - rate: double, ``(positives + prior * prior_rows) / (labels + prior_rows)``
+
+    Args:
+        examples: Rows that ask.
+        contract: The data contract.
+        told_by: Rows whose labels and items are the facts; the rows themselves when left out. Then ``examples``
+            need no labels, no more than their time and their entities, in the types of these.
     """
     features = contract.behaviour_features
     frame = examples
@@ -37,7 +43,7 @@ def with_behaviour(examples: DataFrame, contract: Contract) -> DataFrame:
     for by in ("item", "user"):
         of_entity = {name: feature for name, feature in features.items() if _entity(feature) == by}
         if of_entity:
-            frame = _with_features_of(frame, contract, by, of_entity)
+            frame = _with_features_of(frame, told_by, contract, by, of_entity)
     kept = [quoted(name) for name in examples.columns if not name.startswith("known_at__")]
     return frame.select(*kept, *features) if features else examples.select(*kept)
 
@@ -64,7 +70,11 @@ class _Facts:
 
 
 def _with_features_of(
-    frame: DataFrame, contract: Contract, by: str, features: Mapping[str, Behaviour]
+    frame: DataFrame,
+    told_by: DataFrame | None,
+    contract: Contract,
+    by: str,
+    features: Mapping[str, Behaviour],
 ) -> DataFrame:
     role = contract.columns.user if by == "user" else contract.columns.item
     assert role is not None, "checked by the contract"
@@ -73,12 +83,18 @@ def _with_features_of(
     if any(isinstance(feature, History) for feature in features.values()):
         # Of one second's facts the later impression is the newer, then the greater key.
         order = [name for name in (contract.columns.time, *contract.key) if name is not None]
-    timeline = _timeline(frame, contract, role, order, facts)
+    teller = frame if told_by is None else told_by
+    teller = frame if told_by is None else told_by
+    timeline = (
+        _timeline(frame, contract, role, order, facts)
+        if told_by is None
+        else _told(frame, told_by, contract, role, order, facts)
+    )
     entity = ["entity__"]
     sorted_by = [AT, *(f"order__{place}" for place in range(len(order)))]
     running = Running(tuple(entity), facts.read_by, features)
     item_types = {
-        name: T.ArrayType(frame.schema[stored_name(contract.history_column(feature))].dataType)
+        name: T.ArrayType(teller.schema[stored_name(contract.history_column(feature))].dataType)
         for name, feature in features.items()
         if isinstance(feature, History)
     }
@@ -96,10 +112,39 @@ def _with_features_of(
 
 def _timeline(frame: DataFrame, contract: Contract, role: str, order: list[str], facts: _Facts) -> DataFrame:
     """Rows of ``frame``, each with the facts known at its own time, and rows of facts that are known later."""
+    row = F.struct(*(F.col(quoted(name)) for name in frame.columns))
+    return _facts_in_time(frame, contract, role, order, facts, row, T.StructType(frame.schema.fields))
+
+
+def _told(
+    frame: DataFrame, told_by: DataFrame, contract: Contract, role: str, order: list[str], facts: _Facts
+) -> DataFrame:
+    """Rows of ``frame``, which bring no facts, and the facts of others, of the same entities."""
+    kind = T.StructType(frame.schema.fields)
+    of_others = _facts_in_time(told_by, contract, role, order, facts, F.lit(None).cast(kind), kind)
+    entities = frame.select(column(role).alias("entity__")).distinct()
+    of_others = of_others.join(entities, on="entity__", how="left_semi")
+    assert contract.columns.time is not None, "checked by the contract"
+    asking = frame.select(
+        column(role).alias("entity__"),
+        column(contract.columns.time).alias(AT),
+        F.struct(*(F.col(quoted(name)) for name in frame.columns)).alias(ROW),
+    )
+    return of_others.unionByName(asking, allowMissingColumns=True)
+
+
+def _facts_in_time(
+    frame: DataFrame,
+    contract: Contract,
+    role: str,
+    order: list[str],
+    facts: _Facts,
+    row: Column,
+    kind: T.StructType,
+) -> DataFrame:
     time = contract.columns.time
     assert time is not None, "checked by the contract"
-    row = F.struct(*(F.col(quoted(name)) for name in frame.columns))
-    no_row = F.lit(None).cast(T.StructType(frame.schema.fields))
+    no_row = F.lit(None).cast(kind)
     types = {
         name: frame.select(value.alias("fact")).schema["fact"].dataType
         for given in facts.moments.values()

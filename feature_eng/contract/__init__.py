@@ -5,6 +5,7 @@ and the split. A new data set is a new contract, not new code. Reading one needs
 """
 
 from feature_eng.contract.columns import Columns, Scenario, ScenarioValues, Time
+from feature_eng.contract.drift import Drift
 from feature_eng.contract.faults import ContractError
 from feature_eng.contract.features import (
     Behaviour,
@@ -38,6 +39,7 @@ __all__ = [
     "ContractError",
     "Count",
     "Csv",
+    "Drift",
     "Feature",
     "FileColumn",
     "History",

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from feature_eng.contract.columns import Columns, Scenario
+from feature_eng.contract.drift import Drift
 from feature_eng.contract.faults import (
     ROW_KEY,
     ContractError,
@@ -35,9 +36,10 @@ class Contract(Section):
         behaviour: ``False`` leaves out history, count and rate features as a group.
         weight: Column of the impression that says how much a row weighs in the loss: finite, at least 0.
         sampling: Which negatives training leaves out.
+        drift: How far a build may lie from the one before.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"weight", "sampling"})
+    later: ClassVar[frozenset[str]] = frozenset({"weight", "sampling", "drift"})
 
     name: PlainName
     source: Source
@@ -51,6 +53,7 @@ class Contract(Section):
     split: Split
     weight: str | None = None
     sampling: Sampling | None = None
+    drift: Drift | None = None
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Contract:
@@ -172,8 +175,18 @@ class Contract(Section):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of everything the contract says, in canonical JSON."""
+        """SHA-256 (hex) of what rows and their labels mean, in canonical JSON.
+
+        Where the tables lie, which versions of them were read, by which seeds rows were drawn and how far builds may
+        lie apart is told by the build's own record.
+        """
         content = self.model_dump(mode="json", by_alias=True)
+        for table in content["source"]["tables"].values():
+            for name in ("path", "version", "timestamp"):
+                table.pop(name, None)
+        content.pop("drift", None)
+        for section in ("split", "sampling"):
+            content.get(section, {}).pop("seed", None)
         # Order carries meaning for scenarios, tasks and features, so keys are not sorted.
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 

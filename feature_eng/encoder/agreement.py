@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from feature_eng.encoder import arrow
+from feature_eng.encoder import expressions
 from feature_eng.encoder.state import EncoderState, Standardise
 
 
@@ -22,11 +22,11 @@ class DisagreementError(RuntimeError):
 def check_agreement(
     examples: DataFrame, encoded: DataFrame, state: EncoderState, num_rows: int, total_rows: int
 ) -> int:
-    """Encode a sample of ``examples`` through Arrow and compare it with what Spark made of it.
+    """Encode a sample of ``examples`` by Spark's own expressions and compare it with what Arrow made of it.
 
     Args:
         examples: Raw rows with ``row_id``.
-        encoded: The same rows through Spark.
+        encoded: The same rows as the table shall hold them.
         state: The encoder.
         num_rows: About how many rows to compare.
         total_rows: How many rows there are.
@@ -38,12 +38,14 @@ def check_agreement(
         DisagreementError: Names each column that differs, with the first such row.
     """
     is_sampled = _is_sampled(max(1, total_rows // num_rows))
-    raw = examples.where(is_sampled).toArrow().sort_by("row_id")
-    by_spark = encoded.where(is_sampled).toArrow().sort_by("row_id")
-    faults = differences(by_spark, arrow.encode(raw, state, labels=True), state)
+    sample = examples.sparkSession.createDataFrame(examples.where(is_sampled).toArrow())
+    by_spark = expressions.encode(sample, state).toArrow().sort_by("row_id")
+    made = encoded.where(is_sampled).toArrow().sort_by("row_id")
+    by_arrow = {name: made.column(name).to_numpy() for name in made.column_names if name != "split"}
+    faults = differences(by_spark, by_arrow, state)
     if faults:
         raise DisagreementError("Spark and Arrow do not encode alike:\n" + "\n".join(faults))
-    compared: int = raw.num_rows
+    compared: int = made.num_rows
     return compared
 
 

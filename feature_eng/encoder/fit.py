@@ -21,7 +21,7 @@ from feature_eng.contract import (
     Numeric,
     stored_name,
 )
-from feature_eng.encoder.spark import parts_of, transformed
+from feature_eng.encoder.expressions import parts_of, transformed
 from feature_eng.encoder.state import (
     Bucket,
     EncoderError,
@@ -33,17 +33,16 @@ from feature_eng.encoder.state import (
     Standardise,
 )
 from feature_eng.events import column
+from feature_eng.quantiles import quantiles
 
 _ENTRIES = "array<struct<vocabulary: int, number: bigint, text: string>>"
-# Quantiles are exact to a ten-thousandth of the rows, in memory that does not grow with them.
-_QUANTILE_ACCURACY = 10_000
 
 
 def fit(examples: DataFrame, contract: Contract) -> EncoderState:
     """Learn vocabularies, boundaries, means and deviations from the rows of split ``train``.
 
     Args:
-        examples: Raw feature columns, behaviour columns and ``split``. Read twice.
+        examples: Raw feature columns, behaviour columns and ``split``. Read three times at most.
         contract: The data contract.
 
     Raises:
@@ -75,7 +74,7 @@ def _operation(
         return Slots(name, feature.last, None, _each(shared, shared_feature))
     if isinstance(feature, Bucketed):
         # Repeated quantiles, where many rows have one value, are one boundary.
-        return Bucket(feature.column, tuple(sorted(set(statistics[f"quantiles__{name}"] or ()))))
+        return Bucket(feature.column, tuple(sorted(set(statistics[f"quantiles__{name}"]))))
     mean, std = statistics[f"mean__{name}"], statistics[f"std__{name}"]
     source = feature.column if isinstance(feature, Numeric) else name
     return Standardise(source, _transform(feature), _rounded(mean or 0.0), _rounded(std or 0.0) or 1.0)
@@ -161,11 +160,11 @@ def _element(kind: str) -> str:
 
 def _statistics(train: DataFrame, contract: Contract) -> Mapping[str, Any]:
     wanted = [F.count("*").alias("rows")]
+    parted: dict[str, tuple[Column, list[float]]] = {}
     for name, feature in contract.features.items():
         if isinstance(feature, Bucketed):
             shares = [place / feature.num_buckets for place in range(1, feature.num_buckets)]
-            number = transformed(column(feature.column), "none")
-            wanted.append(F.percentile_approx(number, shares, _QUANTILE_ACCURACY).alias(f"quantiles__{name}"))
+            parted[f"quantiles__{name}"] = (transformed(column(feature.column), "none"), shares)
         elif not isinstance(feature, Categorical | MultiValued | History):
             source = feature.column if isinstance(feature, Numeric) else name
             number = transformed(column(source), _transform(feature))
@@ -173,7 +172,7 @@ def _statistics(train: DataFrame, contract: Contract) -> Mapping[str, Any]:
     statistics: dict[str, Any] = train.agg(*wanted).collect()[0].asDict()
     if statistics["rows"] == 0:
         raise EncoderError("there are no training rows to fit the encoder on; check the contract's split")
-    return statistics
+    return {**statistics, **quantiles(train, parted)}
 
 
 def _raw_types(schema: T.StructType, contract: Contract) -> dict[str, str]:

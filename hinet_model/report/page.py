@@ -70,10 +70,12 @@ class DataFacts:
     Attributes:
         raw: Every raw table; empty where it cannot be read.
         note: What to know about these figures, or why there are none.
+        drift: How the build lies to the one before: measure, of what, before, now, verdict; empty for the first.
     """
 
     raw: Sequence[RawTable] = ()
     note: str = ""
+    drift: Sequence[tuple[object, ...]] = ()
 
 
 @dataclass(frozen=True)

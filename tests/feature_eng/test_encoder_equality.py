@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from feature_eng.contract import to_contract
-from feature_eng.encoder import arrow
+from feature_eng.encoder import arrow, expressions
 from feature_eng.encoder import spark as spark_encoder
 from feature_eng.encoder.agreement import differences
 from feature_eng.encoder.fit import fit
@@ -129,11 +129,14 @@ def test_spark_and_arrow_give_equal_rows(spark: SparkSession) -> None:
     examples = spark_encoder.with_row_id(spark.createDataFrame(table), CONTRACT)
     state = fit(examples, CONTRACT)
     raw = examples.coalesce(1).toArrow()
-    by_spark = spark_encoder.encode(examples, state).toArrow().sort_by("row_id")
+    by_spark = expressions.encode(examples, state).toArrow().sort_by("row_id")
     by_arrow = arrow.encode(raw.sort_by("row_id"), state, labels=True)
     assert set(by_spark.column_names) == {*by_arrow, "split"}
     assert all(by_spark.column(name).null_count == 0 for name in by_arrow)
     assert differences(by_spark, by_arrow, state) == []
+    written = spark_encoder.encode(examples, state).toArrow().sort_by("row_id")
+    assert written.schema.names == ["split", *(name for name, _ in spark_encoder.training_columns(state))]
+    assert differences(written, by_arrow, state) == []
     # The comparison means something: values known and unknown, padded and full, were all seen.
     for name in ("user", "item", "recent__0", "price_bucket"):
         assert 0 in by_arrow[name], name

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from small_logs import small_contract
 
 from feature_eng.contract import Contract, ContractError
-from feature_eng.encoder import arrow
+from feature_eng.encoder import arrow, expressions
 from feature_eng.encoder import spark as spark_encoder
 from feature_eng.encoder.agreement import differences
 from feature_eng.encoder.fit import fit
@@ -74,7 +74,7 @@ def examples_of(frame: DataFrame, contract: Contract) -> DataFrame:
 
 
 def by_arrow_as_by_spark(examples: DataFrame, state: EncoderState) -> dict[str, Any]:
-    by_spark = spark_encoder.encode(examples, state).toArrow().sort_by("row_id")
+    by_spark = expressions.encode(examples, state).toArrow().sort_by("row_id")
     by_arrow = arrow.encode(examples.toArrow().sort_by("row_id"), state, labels=True)
     assert differences(by_spark, by_arrow, state) == []
     return by_arrow

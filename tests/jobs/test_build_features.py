@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from feature_eng import delta, drift
 from feature_eng.contract import Contract, ContractError, to_contract
+from feature_eng.drift import DriftError
 from feature_eng.encoder.state import EncoderState
 
 ROOT = Path(__file__).parents[2]
@@ -108,9 +110,24 @@ def test_a_log_becomes_a_training_table(
 
     again = job.build(spark, contract, str(tmp_path), tmp_path / "warehouse")
     assert again.version > snapshot.version
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["rows", "home", "133", "133"] in said
+    assert ["psi", "shopper", "0", "0"] in said
     assert again.encoder_digest == snapshot.encoder_digest
     assert again.scenario_rows == snapshot.scenario_rows
     snapshot.check_files("train")
+
+    drifted = to_contract({**contract.model_dump(mode="json", by_alias=True), "drift": {"rows": 1.5}})
+    lines = (tmp_path / "impressions.csv").read_text().splitlines()
+    # Of search every second row.
+    kept = [
+        line for line in lines[1:] if line.split(",")[3] != "search" or int(line.split(",")[2]) % 120 == 0
+    ]
+    (tmp_path / "impressions.csv").write_text("\n".join([lines[0], *kept]))
+    with pytest.raises(DriftError, match=r"^drift\.rows: search was 67 in the build before and is \d+"):
+        job.build(spark, drifted, str(tmp_path), tmp_path / "warehouse")
+    assert delta.newest_version(root / "training") == again.version
+    assert {one.name for one in drift.stored(spark, str(root / "drift"), 2) if one.is_beyond} == {"search"}
 
 
 @pytest.mark.spark

@@ -431,6 +431,26 @@ def test_the_commit_of_the_scores_bears_the_lineage(
     assert sum(pq.read_metadata(file).num_rows for file in files) == 1200
 
 
+def test_requests_are_scored_as_the_rows_that_the_build_made_of_them(
+    spark: SparkSession, workshop: Workshop, tmp_path: Path
+) -> None:
+    version = workshop.register(spark, steps=5)
+    workshop.run("score", "--model-version", version.version, "--output", str(tmp_path / "scores"))
+    columns = ["user_id", "item_id", "age", "zip", "at"]
+    examples = delta.read(spark, workshop.folder / "warehouse" / "small" / "examples")
+    delta.write(examples.select(*columns), tmp_path / "requests")
+    arguments = ("--model-version", version.version, "--input", str(tmp_path / "requests"))
+    workshop.run("score", *arguments, "--output", str(tmp_path / "again"))
+    wanted = ["user_id", "item_id", *(f"{task}_prob" for task in TASKS)]
+    built, asked = (
+        sorted(map(tuple, delta.read(spark, tmp_path / name).select(*wanted).collect()))
+        for name in ("scores", "again")
+    )
+    assert len(asked) == 1200
+    assert [row[:2] for row in asked] == [row[:2] for row in built]
+    assert [row[2:] for row in asked] == [pytest.approx(row[2:]) for row in built]
+
+
 def test_a_model_that_nobody_registered_is_one_line_and_code_2(mlflow_store: str, tmp_path: Path) -> None:
     config = write_settings(tmp_path / "train.yml", tmp_path, mlflow_store, "nobody")
     done = subprocess.run(

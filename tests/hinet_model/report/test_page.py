@@ -67,7 +67,10 @@ def findings(judged_evaluation: Evaluation | None = None, **changed: object) -> 
         [[0.0, 1.0], [1.0, 0.0]],
         [GateUsage("young", "task_layer.gates", "click", 500, (0.97, 0.02, 0.01), 0.2)],
     )
-    data = page.DataFacts([SimpleNamespace(table="ratings", taken=100, kept=94, rejected={EVIL: 6})])
+    data = page.DataFacts(
+        [SimpleNamespace(table="ratings", taken=100, kept=94, rejected={EVIL: 6})],
+        drift=[("nulls", EVIL, "-", "0.125", "beyond its limit")],
+    )
     given = {
         "evaluation": found, "decision": decide(found), "policy": "the default policy", "margin": 0.01,
         "run": run, "model": model, "data": data,

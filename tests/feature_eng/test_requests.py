@@ -1,0 +1,102 @@
+"""Requests get the features that the build gave the same rows; what they lack is told by name."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from small_logs import FEATURES, small_contract
+
+from feature_eng.behaviour import with_behaviour
+from feature_eng.contract import Contract
+from feature_eng.events import Events, to_events
+from feature_eng.examples import to_examples
+from feature_eng.requests import RequestError, with_features
+
+pytestmark = pytest.mark.spark
+
+SHOWN = "row string, who string, what string, at long, page int, price double, clicked int, dwell double"
+
+
+def contract() -> Contract:
+    features: dict[str, Any] = {
+        **FEATURES,
+        "recent": {"kind": "history", "last": 3},
+        "ordered": {"kind": "history", "last": 2, "when": "order"},
+        "seen": {"kind": "count", "by": "item"},
+        "click_rate": {"kind": "rate", "task": "click", "prior": 0.5, "prior_rows": 2},
+        "order_rate": {"kind": "rate", "task": "order", "by": "item"},
+    }
+    tables = {
+        "shown": {"path": "x", "format": "csv", "types": {"who": "integer"}},
+        "orders": {"path": "y", "format": "csv"},
+    }
+    return small_contract(
+        source={"reader": "tables", "tables": tables},
+        columns={"key": ["row"], "user": "who", "item": "what", "time": {"column": "at", "unit": "ms"}},
+        tasks={
+            "click": {"column": "clicked", "equals": 1, "known_after": "dwell"},
+            "order": {
+                "table": "orders", "join_on": ["who"], "within": 40, "time": {"column": "at", "unit": "ms"},
+            },
+        },
+        features=features,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def raw(spark: SparkSession) -> dict[str, DataFrame]:
+    draw = random.Random(5)
+    start = 1_000_000_000
+    rows = [
+        (f"r{n:02}", f"0{draw.randrange(4)}", draw.choice("abc"), (start + draw.randrange(60)) * 1000,
+         draw.randrange(1, 4), 1.0, draw.randrange(2), float(draw.randrange(9)))
+        for n in range(70)
+    ]  # fmt: skip
+    orders = [(draw.randrange(4), (start + draw.randrange(110)) * 1000) for _ in range(9)]
+    return {
+        "shown": spark.createDataFrame(rows, SHOWN),
+        "orders": spark.createDataFrame(orders, "who long, at long"),
+    }
+
+
+@pytest.fixture(scope="module")
+def events(raw: dict[str, DataFrame]) -> Events:
+    return to_events(raw, contract())
+
+
+def test_requests_get_what_the_build_gave_the_same_rows(raw: dict[str, DataFrame], events: Events) -> None:
+    names = list(contract().behaviour_features)
+    as_of = 1_000_000_070
+    built = with_behaviour(to_examples(events, contract(), as_of), contract())
+    expected = {row["row"]: [row[name] for name in names] for row in built.collect()}
+    asked = raw["shown"].drop("clicked", "dwell").withColumn("from_where", F.lit("rest"))
+    found = with_features(asked, events, contract(), as_of).collect()
+    assert {row["row"]: [row[name] for name in names] for row in found} == expected
+    assert len(expected) == 70
+    assert {row["from_where"] for row in found} == {"rest"}
+    assert {type(row["who"]) for row in found} == {int}
+    for place, name in enumerate(names):
+        assert len({str(values[place]) for values in expected.values()}) > 2, name
+
+
+def test_rows_after_the_log_see_all_of_it_and_do_not_see_each_other(
+    raw: dict[str, DataFrame], events: Events
+) -> None:
+    asked = raw["shown"].select(
+        "who", F.lit("a").alias("what"), F.lit(2_000_000_000_000).alias("at"), "page", "price"
+    )
+    found = with_features(asked, events, contract()).collect()
+    assert {row["seen"] for row in found} == {raw["shown"].where("what = 'a'").count()}
+
+
+def test_what_requests_lack_is_told_by_name(raw: dict[str, DataFrame], events: Events) -> None:
+    asked = raw["shown"].drop("who", "price")
+    with pytest.raises(RequestError, match=r"column 'who' is missing\n.*column 'price' is missing$"):
+        with_features(asked, events, contract())
+    strange = raw["shown"].withColumn("at", F.when(F.col("row") != "r05", F.col("at")))
+    with pytest.raises(RequestError, match=r"^requests: 1 rows have no usable value in 'at'$"):
+        with_features(strange, events, contract())
