@@ -21,7 +21,7 @@ TEST_PROCESSES ?= 2
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 export PYSPARK_DRIVER_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help setup run test check bench ui clean
+.PHONY: help setup run test check bench cluster ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ check: setup  ## ruff (lint and format), mypy and the direction of imports
 
 bench: setup  ## benchmarks: tables, and benchmarks/results.json
 	@$(BIN)/python -m benchmarks
+
+cluster: setup  ## all five jobs on a Spark standalone cluster of two workers, on this machine; losses equal to a local run
+	@$(BIN)/python -m benchmarks.cluster
 
 ui: setup  ## the MLflow UI on this project's runs
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///local/mlflow/mlflow.db

@@ -25,6 +25,7 @@ _TEXTS = [
     "docs/adding_data.md",
     "docs/adding_a_model.md",
     "docs/models.md",
+    "docs/cluster.md",
     "docs/databricks.md",
     "docs/object_stores.md",
     "CHANGELOG.md",

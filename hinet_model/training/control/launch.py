@@ -25,6 +25,7 @@ from foundation import access
 from foundation.redaction import redact
 from foundation.settings import UserError
 from hinet_model.training import worker
+from hinet_model.training.control import package_check
 from hinet_model.training.control.delivery import ReportDelivery
 from hinet_model.training.control.monitor import RunMonitor, TrainingError
 from hinet_model.training.control.report_server import ReportServer
@@ -76,6 +77,7 @@ def run(
 
     Raises:
         LaunchError: Not enough free task slots, or settings of Spark that break a training run.
+        PackageError: Executors do not run the driver's code.
         StoreCheckError: The driver cannot write to the place of checkpoints.
         TrainingError: A worker failed; names rank, cause and log.
         KeyboardInterrupt: SIGINT came; the workers are gone, after a last checkpoint if they could write one.
@@ -85,6 +87,7 @@ def run(
 
     num_workers = job.settings.training.workers
     check_cluster(spark, num_workers)
+    package_check.check(spark, task_slots(spark))
     checked = ExitStack()
     token = checked.enter_context(token_at(job.checkpoint_folder))
     watch = job.settings.watchdog
