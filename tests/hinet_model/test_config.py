@@ -9,7 +9,7 @@ import pytest
 from foundation.settings import ConfigError, load_settings
 from hinet_model.settings import RunSettings
 
-FILES = sorted((Path(__file__).parents[2] / "conf" / "train").glob("*.yml"))
+FILES = sorted((Path(__file__).parents[2] / "conf" / "train").rglob("*.yml"))
 
 
 def test_there_are_shipped_configurations() -> None:
