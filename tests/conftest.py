@@ -18,6 +18,9 @@ from feature_eng.snapshot import SnapshotRef
 
 ROOT = Path(__file__).resolve().parent.parent
 
+STORE_SECRET = "planted+of/the-store=="
+"""The object store's key, such as nothing else that a test writes would hold."""
+
 # How long an example takes is no property of the code: the first one may load a library, the machine may be busy.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -75,7 +78,7 @@ def object_store() -> Iterator[str]:
     reached_by = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_SECRET_ACCESS_KEY": STORE_SECRET,
         "AWS_REGION": "us-east-1",
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 import yaml
 from deltalake import DeltaTable
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
-from small_log import LENIENT, run_job, write_settings
+from pyarrow import fs
+from small_log import LENIENT, SAID, run_job, write_settings
 
 from feature_eng import delta
 from feature_eng.contract import load_contract, stored_name
@@ -78,9 +80,28 @@ def rows_of(table: str) -> pd.DataFrame:
     return DeltaTable(address, storage_options=options).to_pandas()
 
 
+SECRETS = {"MLFLOW_TRACKING_PASSWORD": "planted-of-mlflow", "GIT_TOKEN": "planted-of-git"}
+"""In the environment of every job, beside the object store's key."""
+
+
+def holders_of(secret: str, folders: list[Path], bucket: str) -> list[str]:
+    """Files and objects, and what jobs have printed, in which a secret stands."""
+    found = ["output" for text in SAID if secret in text]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    found += [str(path) for path in files if secret.encode() in path.read_bytes()]
+    store, base = access.filesystem(bucket)
+    objects = store.get_file_info(fs.FileSelector(base, recursive=True))
+    names = [entry.path for entry in objects if entry.type == fs.FileType.File]
+    assert files
+    assert names
+    return found + [name for name in names if secret.encode() in store.open_input_stream(name).read()]
+
+
 def test_awkward_kinds_come_through_every_job_exactly_with_every_place_on_an_object_store(
-    object_store: str, mlflow_store: str, tmp_path: Path
+    object_store: str, mlflow_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(name, secret)
     home = f"s3a://{object_store.removeprefix('s3://')}/a b"  # not encoded on the way
     warehouse, raw = f"{home}/warehouse", f"{home}/raw"
     contract_file, here = tmp_path / "odd.yml", tmp_path / "elsewhere"
@@ -182,3 +203,10 @@ def test_awkward_kinds_come_through_every_job_exactly_with_every_place_on_an_obj
     local = [path for path in left if not path.startswith(made_here)]
     assert len(local) < len(left)
     assert not [path for path in local if "s3" in path or path.endswith((".parquet", ".pt", "_delta_log"))]
+
+    # No secret of the environment has come into a table, a checkpoint, a record, a page, a log or a terminal.
+    written = [tmp_path, Path(mlflow_store.removeprefix("sqlite:///")).parent]
+    for secret in (*SECRETS.values(), os.environ["AWS_SECRET_ACCESS_KEY"]):
+        assert holders_of(secret, written, object_store) == []
+    (tmp_path / "planted.txt").write_text(secret)
+    assert holders_of(secret, written, object_store) == [str(tmp_path / "planted.txt")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -230,26 +231,57 @@ def test_a_run_that_loses_a_worker_goes_on_by_itself_to_the_same_weights(
     assert 0 < attempts.goodput < 1
 
 
-_SLOTS = """
+_ON_A_CLUSTER = """
+import pickle, sys
 from pyspark.sql import SparkSession
-from hinet_model.training.control import launch
-for master in ("local[5]", "local-cluster[2,3,1024]"):
-    spark = (SparkSession.builder.master(master).config("spark.task.cpus", "2").config("spark.ui.enabled", "false")
-             .config("spark.default.parallelism", "64").getOrCreate())
+from hinet_model.training.control import launch, package_check
+
+def session(master):
+    settings = {"spark.task.cpus": "2", "spark.ui.enabled": "false", "spark.default.parallelism": "64",
+                "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    spark = SparkSession.builder.master(master).config(map=settings).getOrCreate()
     spark.sparkContext.parallelize(range(2), 2).count()
     launch.check_cluster(spark, 2)
     try:
         launch.check_cluster(spark, 3)
     except launch.LaunchError as error:
         print(error)
+    return spark
+
+if __name__ == "__main__":
+    session("local[5]").stop()
+    spark = session("local-cluster[2,3,1024]")
+    results = launch.run(spark, pickle.load(open(sys.argv[1], "rb")), lambda report: None)
+    print("weights", *(result["weights"] for result in results))
+    package_check.digest = lambda: "0" * 64
+    try:
+        package_check.check(spark, 2)
+    except package_check.PackageError as error:
+        print(error)
     spark.stop()
 """
 
 
-def test_a_slot_takes_as_many_cores_of_one_executor_as_a_task_does() -> None:
-    done = subprocess.run([sys.executable, "-c", _SLOTS], capture_output=True, text=True, timeout=240)
+def test_executors_of_a_cluster_are_counted_and_compared_and_train_what_local_workers_do(
+    small_job: Jobs, tmp_path: Path
+) -> None:
+    straight = small_job(name="straight", workers=2, epochs=1)
+    expected = in_threads(2, lambda world: train(straight, world, ReportList(), Progress()))
+    script, job = tmp_path / "on_a_cluster.py", tmp_path / "job.pickle"
+    script.write_text(_ON_A_CLUSTER)
+    job.write_bytes(pickle.dumps(small_job(workers=2, epochs=1)))
+    done = subprocess.run(
+        [sys.executable, str(script), str(job)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     said = "training.workers is 3, but Spark has 2 task slots of 2 cores"
     assert done.stdout.count(said) == 2, done.stdout + done.stderr[-2000:]
+    assert f"weights {expected[0]['weights']} {expected[1]['weights']}" in done.stdout, done.stderr[-2000:]
+    assert "do not run the driver's hinet_model (another version of it)" in done.stdout
 
 
 def test_a_worker_that_does_not_see_the_driver_s_checkpoints_ends_the_run_before_its_first_step(
