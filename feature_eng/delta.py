@@ -265,6 +265,15 @@ def column_names(path: stores.Place, version: int | None = None) -> list[str]:
     return [field.name for field in _open(path, version).schema().fields]
 
 
+def data_bytes(path: stores.Place, version: int | None = None) -> int:
+    """Bytes of the files of one version of a table.
+
+    Raises:
+        SnapshotError: If there is no such table or no such version.
+    """
+    return sum(pa.table(_open(path, version).get_add_actions()).column("size_bytes").to_pylist())
+
+
 def newest_version(path: stores.Place) -> int:
     """Newest version of a table.
 

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
 from feature_eng.behaviour import with_behaviour
-from feature_eng.contract import Contract, History, stored_name
+from feature_eng.contract import Contract, stored_name
 from feature_eng.events import Events
 from feature_eng.events.times import time_refusal, to_seconds
 from feature_eng.events.values import raw_column, refusal, to_typed
@@ -52,11 +52,7 @@ def with_features(
 def _columns(requests: DataFrame, events: Events, contract: Contract) -> dict[str, Column]:
     """Raw column -> the typed value, of those that the contract reads before the row has any label."""
     columns, faults = contract.columns, []
-    entities = {columns.time}
-    entities |= {
-        columns.user if isinstance(one, History) or one.by == "user" else columns.item
-        for one in contract.behaviour_features.values()
-    }
+    entities = {columns.time, *contract.entity_columns}
     needed = dict.fromkeys([*filter(None, entities), contract.scenario.column, *contract.feature_columns])
     wished = dict.fromkeys([*needed, *columns.key, *filter(None, (columns.user, columns.item))])
     found: dict[str, Column] = {}

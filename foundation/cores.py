@@ -23,6 +23,18 @@ def available_cores(root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """Quotas in cores of the groups that this process is in, and of those above them."""
+    for folder in group_folders(root, "cpu"):
+        yield from _version_2(folder / "cpu.max")
+        yield from _version_1(folder)
+
+
+def group_folders(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, and of those above them, of either version.
+
+    Args:
+        root: Where ``/proc`` and ``/sys`` are.
+        controller: Of version 1: ``cpu``, ``memory``.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -31,12 +43,12 @@ def _quotas(root: Path) -> Iterator[float]:
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
-            for folder in (base for mount in (groups, groups / "unified") for base in _upwards(mount, path)):
-                yield from _version_2(folder / "cpu.max")
-        elif "cpu" in controllers.split(","):
-            mounts = (groups / controllers, groups / "cpu")
-            for folder in (base for mount in mounts for base in _upwards(mount, path)):
-                yield from _version_1(folder)
+            mounts = (groups, groups / "unified")
+        elif controller in controllers.split(","):
+            mounts = (groups / controllers, groups / controller)
+        else:
+            continue
+        yield from (base for mount in mounts for base in _upwards(mount, path))
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:

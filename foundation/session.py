@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundation import access
+from foundation.cores import available_cores
+from foundation.memory import available_memory
 from foundation.places import Place, for_spark, scheme_of
 from foundation.settings import UserError
 
@@ -64,7 +66,8 @@ CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"
 
 # Local jobs are short: the optimising compiler and a collector that runs beside them would cost more than they
 # save. Room for the classes from the start spares full collections on the way to it.
-_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC -XX:MetaspaceSize=256m"
+_FIRST_TIER = "-XX:TieredStopAtLevel=1"
+_JAVA_OPTIONS = f"{_FIRST_TIER} -XX:+UseParallelGC -XX:MetaspaceSize=256m"
 
 # Delta's and Spark's defaults start 50 to 200 tasks for each look at a small table.
 _LOCAL = {
@@ -79,8 +82,31 @@ _LOCAL = {
 }
 
 
+_LARGE = 32 * 2**20
+"""Bytes of compressed columns from which a local session is one for large data."""
+_LARGEST_HEAP_GIB = 30
+
+
+def conf_for(data_bytes: int) -> dict[str, str]:
+    """What a local session for so much data has otherwise: the machine's memory, more partitions, both compilers.
+
+    A third of the memory is the heap's: as much again goes to Python workers, and to what files are cached in.
+
+    Args:
+        data_bytes: Of the files that are read.
+    """
+    if data_bytes < _LARGE:
+        return {}
+    heap = min(_LARGEST_HEAP_GIB, max(2, available_memory() // 3 // 2**30))
+    partitions = max(4, 2 * available_cores(), data_bytes // _LARGE)
+    return {"spark.driver.memory": f"{heap}g", "spark.sql.shuffle.partitions": str(min(partitions, 1000))}
+
+
 def build_session(
-    app_name: str, extra_conf: Mapping[str, str] | None = None, places: Sequence[Place] = ()
+    app_name: str,
+    extra_conf: Mapping[str, str] | None = None,
+    places: Sequence[Place] = (),
+    data_bytes: int = 0,
 ) -> SparkSession:
     """Start Spark with Delta, or return the session that runs already.
 
@@ -90,6 +116,7 @@ def build_session(
             properties file and ``spark-defaults.conf``.
         places: Where the tables lie that the session will read and write. A local session fetches what Spark
             lacks for S3; on a cluster that is part of its set-up.
+        data_bytes: Of the files that will be read, as far as that is known: a local session is made for as much.
 
     What Java and Ivy write while they start, and Spark's own log, goes to a file of `LOG_FOLDER`; a Spark that
     spark-submit has started goes on writing where it was told to.
@@ -102,7 +129,7 @@ def build_session(
     from pyspark.sql import SparkSession
 
     given = _given_conf()
-    wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})}, places)
+    wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})}, places, data_bytes)
     if _is_local(given, extra_conf or {}):
         # Local Python workers must be of the driver's environment, not of the first python3 on PATH.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -174,18 +201,22 @@ def _java_writes_to(log: Path) -> Iterator[None]:
 
 
 def wanted_conf(
-    given: Mapping[str, str], extra_conf: Mapping[str, str], places: Sequence[Place] = ()
+    given: Mapping[str, str],
+    extra_conf: Mapping[str, str],
+    places: Sequence[Place] = (),
+    data_bytes: int = 0,
 ) -> dict[str, str]:
     """What is to be set: what is missing from ``given``, and Delta, and S3 where needed, added to its lists.
 
     Args:
         given: Settings from outside.
         extra_conf: Settings of the caller.
-        places: As in `build_session`.
+        places, data_bytes: As in `build_session`.
     """
     local = {}
     if _is_local(given, extra_conf):
-        local = {**_LOCAL, **_local_places(), "spark.driver.extraJavaOptions": local_java_options()}
+        local = {**_LOCAL, **_local_places(), "spark.driver.extraJavaOptions": local_java_options(data_bytes)}
+        local |= conf_for(data_bytes)
     wanted = {**_ALWAYS, **access.spark_conf(places), **local, **extra_conf}
     missing = {key: value for key, value in wanted.items() if key not in given}
     own_entries = [(_PACKAGES, DELTA_PACKAGE), ("spark.sql.extensions", _DELTA_EXTENSION)]
@@ -204,12 +235,13 @@ def _artifact(name: str) -> str:
     return name.rpartition(":")[0] or name
 
 
-def local_java_options() -> str:
+def local_java_options(data_bytes: int = 0) -> str:
     """Java's options for a local session: with the archive of classes where the set-up has made one."""
+    options = _JAVA_OPTIONS if data_bytes < _LARGE else _JAVA_OPTIONS.replace(_FIRST_TIER, "").strip()
     if not CLASS_ARCHIVE.is_file():
-        return _JAVA_OPTIONS
+        return options
     # An archive that no longer fits is passed over; Java would warn on stdout.
-    return f"{_JAVA_OPTIONS} -XX:SharedArchiveFile={shlex.quote(str(CLASS_ARCHIVE))} -Xlog:disable"
+    return f"{options} -XX:SharedArchiveFile={shlex.quote(str(CLASS_ARCHIVE))} -Xlog:disable"
 
 
 def _is_local(given: Mapping[str, str], extra_conf: Mapping[str, str]) -> bool:

@@ -79,6 +79,21 @@ def names(place: Place) -> list[str]:
     return sorted(info.base_name for info in found)
 
 
+def bytes_below(place: Place) -> int:
+    """Bytes of a file, of all files below a folder, or below that of a glob; 0 where nobody can look."""
+    base, star, _ = str(place).partition("*")
+    place = (base.rpartition("/")[0] or ".") if star else place
+    try:
+        system, path = filesystem(place)
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.File:
+            return int(info.size)
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    except (OSError, ValueError, StoreError):
+        return 0
+    return sum(int(one.size) for one in found if one.type == fs.FileType.File)
+
+
 def read_bytes(place: Place) -> bytes:
     """Content of a file.
 

@@ -21,6 +21,7 @@ from feature_eng.contract import SPLITS, Contract, ContractError, load_contract,
 from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.agreement import check_agreement
 from feature_eng.encoder.fit import fit
+from feature_eng.encoder.growth import grown_from
 from feature_eng.encoder.state import EncoderState
 from feature_eng.events import Events, to_events
 from feature_eng.events.advice import RowCount, check_rejects
@@ -43,10 +44,11 @@ from feature_eng.snapshot import (
 from feature_eng.sources.faults import as_user_errors
 from feature_eng.sources.lineage import described
 from feature_eng.sources.raw import read_raw
-from feature_eng.sources.tables import pinned, places_of
+from feature_eng.sources.tables import bytes_of, pinned, places_of
 from feature_eng.split import with_split
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
+from foundation.turns import one_at_a_time
 
 logger = logging.getLogger("build_features")
 
@@ -98,18 +100,13 @@ def main() -> None:
     as_of = second_of(given.as_of, contract)
     started = time.monotonic()
     places = [given.warehouse, *places_of(contract.source, given.source)]
-    spark = delta.build_session("build_features", places=places)
+    spark = delta.build_session(
+        "build_features", places=places, data_bytes=bytes_of(contract.source, given.source)
+    )
     try:
-        build(
-            spark,
-            contract,
-            given.source,
-            given.warehouse,
-            given.rows_per_group,
-            given.seed,
-            as_of,
-            given.accept_drift,
-        )
+        layout = (given.rows_per_group, given.seed)
+        with one_at_a_time(stores.join(given.warehouse, contract.name), "another build of this contract"):
+            build(spark, contract, given.source, given.warehouse, *layout, as_of, given.accept_drift)
         say(f"took {time.monotonic() - started:.0f} s")
     finally:
         spark.stop()
@@ -156,7 +153,7 @@ def build(
         check_shift(examples, contract)
     examples = examples.where(F.col("split").isin(list(SPLITS)))
     with stage("encoder"):
-        state = fit(examples, contract)
+        state = grown_from(fit(examples, contract), stores.join(root, "training"))
         encoder_path = stores.join(root, "encoder", state.digest)
         state.save(encoder_path)
         logger.info("encoder fitted on train: %s", encoder_path)

@@ -225,8 +225,8 @@ def training_rows(examples: DataFrame) -> dict[str, int]:
 def with_new_user(rows: DataFrame, examples: DataFrame, user: str) -> DataFrame:
     """Add ``new_user``: whether the row's user has no row in the training split."""
     known = examples.where(F.col("split") == "train").select(F.col(f"`{user}`").alias("known__")).distinct()
-    joined = rows.join(known, on=F.col(f"`{user}`").eqNullSafe(F.col("known__")), how="left")
-    return joined.withColumn(NEW_USER, F.col("known__").isNull()).drop("known__")
+    rows = rows.join(known, on=F.col(f"`{user}`").eqNullSafe(F.col("known__")), how="left")
+    return rows.withColumn(NEW_USER, F.col("known__").isNull()).drop("known__")
 
 
 def seen(
@@ -235,8 +235,8 @@ def seen(
 ) -> dict[str, Any]:  # fmt: skip
     """How many of the test rows a version was trained on, and how that is known."""
     tags = version.tags
-    same_table = tags.get("table_id") == described["training_table_id"]
-    if same_table and tags.get("delta_version") == described["training_version"]:
+    trained_on = (tags.get("table_id"), tags.get("delta_version"))
+    if trained_on == (described["training_table_id"], described["training_version"]):
         return {"rows": 0, "how": "trained on the other splits of this very version of the data"}
     by_hash = contract.split.method == "random" and scorer.state.contract.split == contract.split
     if by_hash and scorer.state.fingerprint == contract.fingerprint:

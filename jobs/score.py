@@ -86,7 +86,9 @@ def main() -> None:
             "input_version": str(table_version),
             "contract_fingerprint": scorer.contract_fingerprint,
         }
-        spark = delta.build_session("score", places=[table, output])
+        spark = delta.build_session(
+            "score", places=[table, output], data_bytes=delta.data_bytes(table, table_version)
+        )
         try:
             rows = delta.read(spark, table, table_version)
             if given.where:

@@ -41,6 +41,7 @@ from hinet_model.training.control.reports import Report
 from hinet_model.training.control.restarts import Attempts
 from hinet_model.training.job import TrainingJob, epoch_plan, run_identity
 from hinet_model.training.recording import RunRecorder, export_model
+from hinet_model.training.warm_start import earlier_model
 
 logger = logging.getLogger("train")
 
@@ -50,6 +51,7 @@ GOLDEN_ROWS_PER_SCENARIO = 4
 EXAMPLES = """\
   python jobs/train.py --config conf/train/movielens.yml
   python jobs/train.py --config conf/train/movielens.yml --set training.epochs=3 --set loss.scheme=uniform
+  python jobs/train.py --config conf/train/movielens.yml --set model.warm_start=models:/hinet-movielens@champion
   python jobs/train.py --config conf/train/movielens.yml --resume latest
   spark-submit --properties-file conf/spark/local.conf jobs/train.py --config conf/train/movielens.yml
 exit codes: 0 trained and registered, 2 wrong settings or data, 4 training failed, 130 interrupted, 143 ended by
@@ -83,6 +85,8 @@ def main() -> int:
             )
         describe(settings, snapshot, state)
         resumed = run_to_resume(given.resume, settings, snapshot)
+        # A run that goes on has begun already.
+        begins_with, source = (None, None) if resumed else earlier_model(settings, state)
         tracker = Tracker(settings.mlflow, settings.checkpoint.local_folder)
         run_id = tracker.start_run(resumed)
         local_folder = settings.checkpoint.local_folder / run_id
@@ -94,8 +98,10 @@ def main() -> int:
             log_folder=str(local_folder / "logs"),
             resume=resumed is not None,
         )
+        if begins_with is not None:
+            begins_with.save(job.checkpoint_folder)
         try:
-            return train(spark, job, state, tracker)
+            return train(spark, job, state, tracker, source)
         except TrainingError as error:
             tracker.finish("FAILED")
             complain(f"training failed: {error}")
@@ -112,8 +118,10 @@ def main() -> int:
         spark.stop()
 
 
-def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -> int:
-    """Run the workers under a tracked run; register what they made."""
+def train(
+    spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker, began_with: str | None = None
+) -> int:
+    """Run the workers under a tracked run; register what they made, and the version that it began with."""
     settings, snapshot = job.settings, job.snapshot
     training = settings.training
     lineage = Lineage.of(
@@ -160,6 +168,7 @@ def train(spark: Any, job: TrainingJob, state: EncoderState, tracker: Tracker) -
         "model": settings.model.name,
         "tasks": ",".join(state.task_names),
         "calibration": settings.calibration,
+        **({} if began_with is None else {"began_with": began_with}),
     }
     version = tracker.log_model(model_folder, lineage, card, tags)
     tracker.finish()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ ROW = "row__"
 """Column with a row that asks, as a struct; null where there are facts alone."""
 
 Integers = npt.NDArray[np.int64]
+# More than any second up to the year 3000.
+_SECONDS = 1 << 36
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,9 @@ class _Known:
     def answers(self, feature: Behaviour, at: Integers, entity: Integers, second: Integers) -> pa.Array:
         """``(Q,)`` values of a feature for rows at these places."""
         end = np.searchsorted(self.second, second)
-        first = np.searchsorted(self.entity, entity)
-        # What is no longer listed is of the first entity alone.
-        is_first = (entity == 0).astype(np.int64)
+        first = self._first(feature, entity, at)
+        # What is no longer listed is of the first entity alone, and beyond every window.
+        is_first = ((entity == 0) & (feature.within is None)).astype(np.int64)
         if isinstance(feature, History):
             return self._last(feature.last, first, end)
         count = end - first + self.count * is_first
@@ -153,6 +155,15 @@ class _Known:
             return pa.array(count)
         total = self.totals[end] - self.totals[first] + self.total * is_first
         return pa.array(smoothed(feature, total, count))
+
+    def _first(self, feature: Behaviour, entity: Integers, at: Integers) -> Integers:
+        """Place of the first fact that counts at these seconds."""
+        if feature.within is None:
+            return cast(Integers, np.searchsorted(self.entity, entity))
+        # Entity and second as one number: facts are in its order.
+        known = self.entity * _SECONDS + self.at
+        opening: Integers = entity * _SECONDS + np.maximum(at - feature.within, 0)
+        return cast(Integers, np.searchsorted(known, opening))
 
     def _last(self, most: int, first: Integers, end: Integers) -> pa.Array:
         """The last ``most`` values between ``first`` and ``end``, newest first."""
@@ -168,7 +179,9 @@ class _Known:
         # Facts of the last second are not yet before any row.
         start = end
         for feature in readers:
-            if isinstance(feature, History):
+            if feature.within is not None:
+                start = min(start, self._first(feature, np.array([entity]), np.array([at]))[0])
+            elif isinstance(feature, History):
                 start = min(start, max(first, end - feature.last))
         is_first = entity == 0
         return _Tail(

@@ -12,7 +12,7 @@ Rows and facts of one entity meet in one shuffle, in order of time, and are gone
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pyspark.sql import Column, DataFrame
@@ -21,7 +21,11 @@ from pyspark.sql import types as T
 
 from feature_eng.behaviour.running import AT, ROW, Running
 from feature_eng.contract import Behaviour, Contract, Count, History, Rate, quoted, stored_name
-from feature_eng.events import column
+from feature_eng.events import column, scenario_index_column
+
+Entity = tuple[str, ...]
+"""Raw columns whose values make what a feature goes by, and `_SCENARIO` where it goes by that too."""
+_SCENARIO = ""
 
 
 def with_behaviour(examples: DataFrame, contract: Contract, told_by: DataFrame | None = None) -> DataFrame:
@@ -40,16 +44,35 @@ def with_behaviour(examples: DataFrame, contract: Contract, told_by: DataFrame |
     features = contract.behaviour_features
     frame = examples
     # Users come last: histories are wide, and so are shuffled by none but who writes them.
-    for by in ("item", "user"):
-        of_entity = {name: feature for name, feature in features.items() if _entity(feature) == by}
-        if of_entity:
-            frame = _with_features_of(frame, told_by, contract, by, of_entity)
+    for entity in sorted(
+        dict.fromkeys(_entity(contract, one) for one in features.values()), key=_users_last(contract)
+    ):
+        own = {name: one for name, one in features.items() if _entity(contract, one) == entity}
+        frame = _with_features_of(frame, told_by, contract, entity, own)
     kept = [quoted(name) for name in examples.columns if not name.startswith("known_at__")]
     return frame.select(*kept, *features) if features else examples.select(*kept)
 
 
-def _entity(feature: Behaviour) -> str:
-    return "user" if isinstance(feature, History) else feature.by
+def _entity(contract: Contract, feature: Behaviour) -> Entity:
+    own = contract.entity_column(feature)
+    return (own, _SCENARIO) if feature.per_scenario else (own,)
+
+
+def _names(entity: Entity) -> tuple[str, ...]:
+    return tuple(f"entity__{place}" for place in range(len(entity)))
+
+
+def _values(frame: DataFrame, contract: Contract, entity: Entity) -> list[Column]:
+    """What an entity is made of, under its `_names`."""
+    dtype = frame.schema[stored_name(contract.scenario.column)].dataType
+    return [
+        (scenario_index_column(contract, dtype) if part == _SCENARIO else column(part)).alias(name)
+        for part, name in zip(entity, _names(entity), strict=True)
+    ]
+
+
+def _users_last(contract: Contract) -> Callable[[Entity], bool]:
+    return lambda entity: entity[0] == contract.columns.user
 
 
 @dataclass(frozen=True)
@@ -73,26 +96,23 @@ def _with_features_of(
     frame: DataFrame,
     told_by: DataFrame | None,
     contract: Contract,
-    by: str,
+    entity: Entity,
     features: Mapping[str, Behaviour],
 ) -> DataFrame:
-    role = contract.columns.user if by == "user" else contract.columns.item
-    assert role is not None, "checked by the contract"
     facts = _facts(contract, features)
     order = []
     if any(isinstance(feature, History) for feature in features.values()):
         # Of one second's facts the later impression is the newer, then the greater key.
         order = [name for name in (contract.columns.time, *contract.key) if name is not None]
     teller = frame if told_by is None else told_by
-    teller = frame if told_by is None else told_by
     timeline = (
-        _timeline(frame, contract, role, order, facts)
+        _timeline(frame, contract, entity, order, facts)
         if told_by is None
-        else _told(frame, told_by, contract, role, order, facts)
+        else _told(frame, told_by, contract, entity, order, facts)
     )
-    entity = ["entity__"]
+    names = _names(entity)
     sorted_by = [AT, *(f"order__{place}" for place in range(len(order)))]
-    running = Running(tuple(entity), facts.read_by, features)
+    running = Running(names, facts.read_by, features)
     item_types = {
         name: T.ArrayType(teller.schema[stored_name(contract.history_column(feature))].dataType)
         for name, feature in features.items()
@@ -103,30 +123,32 @@ def _with_features_of(
         for name, one in features.items()
     ]
     return (
-        timeline.repartition(*entity)
-        .sortWithinPartitions(*entity, *sorted_by)
+        timeline.repartition(*names)
+        .sortWithinPartitions(*names, *sorted_by)
         .drop(*sorted_by[1:])
         .mapInArrow(running, T.StructType([*frame.schema, *made]))
     )
 
 
-def _timeline(frame: DataFrame, contract: Contract, role: str, order: list[str], facts: _Facts) -> DataFrame:
+def _timeline(
+    frame: DataFrame, contract: Contract, entity: Entity, order: list[str], facts: _Facts
+) -> DataFrame:
     """Rows of ``frame``, each with the facts known at its own time, and rows of facts that are known later."""
     row = F.struct(*(F.col(quoted(name)) for name in frame.columns))
-    return _facts_in_time(frame, contract, role, order, facts, row, T.StructType(frame.schema.fields))
+    return _facts_in_time(frame, contract, entity, order, facts, row, T.StructType(frame.schema.fields))
 
 
 def _told(
-    frame: DataFrame, told_by: DataFrame, contract: Contract, role: str, order: list[str], facts: _Facts
+    frame: DataFrame, told_by: DataFrame, contract: Contract, entity: Entity, order: list[str], facts: _Facts
 ) -> DataFrame:
     """Rows of ``frame``, which bring no facts, and the facts of others, of the same entities."""
     kind = T.StructType(frame.schema.fields)
-    of_others = _facts_in_time(told_by, contract, role, order, facts, F.lit(None).cast(kind), kind)
-    entities = frame.select(column(role).alias("entity__")).distinct()
-    of_others = of_others.join(entities, on="entity__", how="left_semi")
+    of_others = _facts_in_time(told_by, contract, entity, order, facts, F.lit(None).cast(kind), kind)
+    asked = _values(frame, contract, entity)
+    of_others = of_others.join(frame.select(*asked).distinct(), on=list(_names(entity)), how="left_semi")
     assert contract.columns.time is not None, "checked by the contract"
     asking = frame.select(
-        column(role).alias("entity__"),
+        *asked,
         column(contract.columns.time).alias(AT),
         F.struct(*(F.col(quoted(name)) for name in frame.columns)).alias(ROW),
     )
@@ -136,7 +158,7 @@ def _told(
 def _facts_in_time(
     frame: DataFrame,
     contract: Contract,
-    role: str,
+    entity: Entity,
     order: list[str],
     facts: _Facts,
     row: Column,
@@ -154,7 +176,7 @@ def _facts_in_time(
     def at(moment: str, of: Column) -> Column:
         known = facts.moments.get(moment, {})
         return F.struct(
-            column(role).alias("entity__"),
+            *_values(frame, contract, entity),
             column(moment).alias(AT),
             *(column(name).alias(f"order__{place}") for place, name in enumerate(order)),
             *(known.get(name, F.lit(None)).cast(types[name]).alias(name) for name in facts.names),

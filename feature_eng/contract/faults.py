@@ -76,9 +76,8 @@ def _role_faults(columns: Columns, parts: Mapping[str, Any]) -> Iterator[str]:
     for name, feature in parts.get("features", {}).items():
         if not (parts.get("behaviour", True) and isinstance(feature, Behaviour)):
             continue
-        needed.append(
-            ("user" if isinstance(feature, History) else feature.by, f"features.{name} ({feature.kind})")
-        )
+        if feature.by in ("user", "item"):
+            needed.append((feature.by, f"features.{name} ({feature.kind})"))
         if isinstance(feature, History) and feature.of == "item":
             needed.append(("item", f"features.{name} ({feature.kind})"))
     for role, reason in needed:
@@ -127,6 +126,8 @@ def _named_columns(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     for section in ("tasks", "features"):
         for name, part in parts.get(section, {}).items():
             named.append((f"{section}.{name}.column", getattr(part, "column", None)))
+            if isinstance(part, Behaviour) and part.by not in ("user", "item"):
+                named.append((f"{section}.{name}.by", part.by))
     for name, task in parts.get("tasks", {}).items():
         named.append((f"tasks.{name}.known_after", task.known_after_column))
     named.append(("weight", parts.get("weight")))

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from feature_eng.contract.section import Section
-from feature_eng.contract.values import Positive
+from feature_eng.contract.values import Positive, Seconds
 
 
 class _Feature(Section):
@@ -62,29 +62,47 @@ class Bucketed(_Feature):
     num_buckets: Annotated[int, Field(ge=2)]
 
 
-class History(_Feature):
-    """The user's last items strictly before the row's time, newest first.
+class _OfThePast(_Feature):
+    """What features of what came before a row have.
+
+    Args:
+        within: Only what was known at most so long before the row's time.
+        per_scenario: Only what was seen in the row's own scenario.
+    """
+
+    later: ClassVar[frozenset[str]] = _Feature.later | {"within", "per_scenario"}
+
+    within: Seconds | None = None
+    per_scenario: bool = False
+
+
+class History(_OfThePast):
+    """The last items strictly before the row's time, newest first, of the user.
 
     Args:
         of: ``item``, or the categorical feature whose column and vocabulary it shares.
         last: How many are kept.
         when: Only those whose label of this task was 1, and known before the row's time.
+        by: Of whom: the ``user``, the ``item``, or all rows of equal value in another column.
     """
+
+    later: ClassVar[frozenset[str]] = _OfThePast.later | {"by"}
 
     kind: Literal["history"]
     of: str = "item"
     last: Positive
     when: str | None = None
+    by: str = "user"
 
 
-class Count(_Feature):
-    """How many rows the user (or the item) had strictly before the row's time."""
+class Count(_OfThePast):
+    """How many rows the user had strictly before the row's time; or the item, or rows of equal value in a column."""
 
     kind: Literal["count"]
-    by: Literal["user", "item"] = "user"
+    by: str = "user"
 
 
-class Rate(_Feature):
+class Rate(_OfThePast):
     """Share of label 1 among labels known strictly before the row's time.
 
     Smoothed as ``(positives + prior * prior_rows) / (labels + prior_rows)``. The prior is
@@ -93,7 +111,7 @@ class Rate(_Feature):
 
     kind: Literal["rate"]
     task: str
-    by: Literal["user", "item"] = "user"
+    by: str = "user"
     prior: Annotated[float, Field(ge=0, le=1)] = 0.5
     prior_rows: Annotated[float, Field(gt=0)] = 10.0
 

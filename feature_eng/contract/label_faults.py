@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from feature_eng.contract.features import Behaviour, History
+from feature_eng.contract.features import Behaviour
 from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.split import Split
 from foundation.settings import suggestion
@@ -42,9 +42,9 @@ def label_faults(parts: Mapping[str, Any], task_names: list[str]) -> Iterator[st
 
 
 def _tells_of_other_splits(feature: Behaviour, split: Split) -> bool:
-    """Whether a training row's value is made of rows of test: of the user's at a random split, of the item's at any."""
+    """Whether a training row's value is made of test rows: of the user's at a random split, of others' at any."""
     if split.method == "user_disjoint":
-        return not isinstance(feature, History) and feature.by == "item"
+        return feature.by != "user"
     return split.method in ("random", "column")
 
 

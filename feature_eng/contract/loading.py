@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from feature_eng.contract.columns import Columns, Scenario
 from feature_eng.contract.drift import Drift
+from feature_eng.contract.encoding import Encoding
 from feature_eng.contract.faults import ContractError, cross_faults
 from feature_eng.contract.features import Feature
 from feature_eng.contract.sampling import Sampling
@@ -61,7 +62,7 @@ def _readable_parts(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a faulty contract that can be read, so that faults between them are found too."""
     sections: dict[str, Any] = {
         "source": Source, "columns": Columns, "scenario": Scenario, "split": Split, "behaviour": bool,
-        "weight": str, "sampling": Sampling, "drift": Drift,
+        "weight": str, "sampling": Sampling, "drift": Drift, "encoder": Encoding,
         "tasks": Task, "features": Annotated[Feature, Field(discriminator="kind")],
     }  # fmt: skip
     parts: dict[str, Any] = {}

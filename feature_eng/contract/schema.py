@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from feature_eng.contract.columns import Columns, Scenario
 from feature_eng.contract.drift import Drift
+from feature_eng.contract.encoding import Encoding
 from feature_eng.contract.faults import (
     ROW_KEY,
     ContractError,
@@ -37,9 +38,10 @@ class Contract(Section):
         weight: Column of the impression that says how much a row weighs in the loss: finite, at least 0.
         sampling: Which negatives training leaves out.
         drift: How far a build may lie from the one before.
+        encoder: What a build's encoder keeps of the one before.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"weight", "sampling", "drift"})
+    later: ClassVar[frozenset[str]] = frozenset({"weight", "sampling", "drift", "encoder"})
 
     name: PlainName
     source: Source
@@ -54,6 +56,7 @@ class Contract(Section):
     weight: str | None = None
     sampling: Sampling | None = None
     drift: Drift | None = None
+    encoder: Encoding | None = None
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Contract:
@@ -93,6 +96,18 @@ class Contract(Section):
         columns = (feature.column for feature in self.features.values() if not isinstance(feature, Behaviour))
         return tuple(dict.fromkeys(columns))
 
+    def entity_column(self, feature: Behaviour) -> str:
+        """Raw column by whose values a behaviour feature goes."""
+        roles = {"user": self.columns.user, "item": self.columns.item}
+        found = roles.get(feature.by, feature.by)
+        assert found is not None, "checked when the contract was read"
+        return found
+
+    @property
+    def entity_columns(self) -> tuple[str, ...]:
+        """Raw columns by whose values behaviour features go, each once."""
+        return tuple(dict.fromkeys(self.entity_column(one) for one in self.behaviour_features.values()))
+
     @property
     def key(self) -> tuple[str, ...]:
         """Columns that identify an example: the contract's key, or the one that is made of each row's content."""
@@ -128,7 +143,11 @@ class Contract(Section):
             self.scenario.column,
             self.weight,
         )
-        return tuple(dict.fromkeys(name for name in (*roles, *self.feature_columns) if name is not None))
+        return tuple(
+            dict.fromkeys(
+                name for name in (*roles, *self.entity_columns, *self.feature_columns) if name is not None
+            )
+        )
 
     @cached_property
     def optional_columns(self) -> frozenset[str]:
@@ -177,14 +196,15 @@ class Contract(Section):
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what rows and their labels mean, in canonical JSON.
 
-        Where the tables lie, which versions of them were read, by which seeds rows were drawn and how far builds may
-        lie apart is told by the build's own record.
+        Where the tables lie, which versions of them were read, by which seeds rows were drawn, how far builds may lie
+        apart and which indices values have is told by the build's own record.
         """
         content = self.model_dump(mode="json", by_alias=True)
         for table in content["source"]["tables"].values():
             for name in ("path", "version", "timestamp"):
                 table.pop(name, None)
-        content.pop("drift", None)
+        for name in ("drift", "encoder"):
+            content.pop(name, None)
         for section in ("split", "sampling"):
             content.get(section, {}).pop("seed", None)
         # Order carries meaning for scenarios, tasks and features, so keys are not sorted.

@@ -107,20 +107,20 @@ def _index(values: pa.Array, operation: Lookup | Hash, state: EncoderState) -> I
             dtype=np.int32,
         )
     else:
-        found = _places(distinct.dictionary, state.sorted_keys[operation.vocabulary])
+        found = _places(distinct.dictionary, *state.look_ups[operation.vocabulary])
     found = np.append(found, np.int32(UNKNOWN))  # the last place stands for null
     places = pc.fill_null(distinct.indices, len(distinct.dictionary))
     indices: Indices = found[places.to_numpy(zero_copy_only=False)]
     return indices
 
 
-def _places(values: pa.Array, keys: npt.NDArray[Any]) -> Indices:
-    """1 + place of each value in the sorted keys, 0 where it is not among them."""
+def _places(values: pa.Array, keys: npt.NDArray[Any], index_of: Indices) -> Indices:
+    """The index of each value, by the sorted keys and theirs; 0 where it is not among them."""
     if len(keys) == 0:
         return np.zeros(len(values), np.int32)
     wanted = values.to_numpy(zero_copy_only=False)
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    indices: Indices = np.where(keys[places] == wanted, places + 1, UNKNOWN).astype(np.int32)
+    indices: Indices = np.where(keys[places] == wanted, index_of[places], UNKNOWN).astype(np.int32)
     return indices
 
 

@@ -140,7 +140,9 @@ def _with_indices(keyed: DataFrame, vocabularies: dict[str, str], state: Encoder
             found[f"__key__{name}"].cast(keys.type) for name, of in vocabularies.items() if of == vocabulary
         ]
         occurs = pc.is_in(
-            keys, value_set=pa.chunked_array([part for one in asked for part in one.chunks], keys.type)
+            keys,
+            value_set=pa.chunked_array([part for one in asked for part in one.chunks], keys.type),
+            skip_nulls=True,
         )
         places = pc.indices_nonzero(occurs)
         maps[vocabulary] = dict(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_eng.contract import Contract, History, to_contract
@@ -51,7 +52,7 @@ class EncoderError(UserError):
 
 @dataclass(frozen=True)
 class Lookup:
-    """Value -> 1 + its place in a sorted vocabulary; 0 for null and for what is not in it.
+    """Value -> 1 + its place in a vocabulary; 0 for null and for what is not in it.
 
     Args:
         column: Raw column.
@@ -149,14 +150,17 @@ class EncoderState:
     Args:
         contract: The data contract.
         operations: Feature name -> what is done to its column, in the contract's order.
-        vocabularies: Name -> distinct values in ascending order (text by its UTF-8 bytes).
+        vocabularies: Name -> distinct values in the order of their indices: ascending (text by its UTF-8 bytes) where
+            fitted anew, behind the earlier ones where grown; null where an index is free.
         raw_types: Raw column -> type name, a key of ``ARROW_TYPES``.
+        ages: Of vocabularies that grow: how many builds in a row each value was not seen in.
     """
 
     contract: Contract
     operations: Mapping[str, Operation]
     vocabularies: Mapping[str, pa.Array] = field(repr=False)
     raw_types: Mapping[str, str]
+    ages: Mapping[str, pa.Array] = field(default_factory=dict, repr=False)
 
     @property
     def scenario_names(self) -> tuple[str, ...]:
@@ -184,9 +188,12 @@ class EncoderState:
         return tuple(self._field(name, operation) for name, operation in self.operations.items())
 
     @cached_property
-    def sorted_keys(self) -> Mapping[str, npt.NDArray[Any]]:
-        """The vocabularies as sorted arrays; text sorts by code point, which is UTF-8's order too."""
-        return {name: keys.to_numpy(zero_copy_only=False) for name, keys in self.vocabularies.items()}
+    def look_ups(self) -> Mapping[str, tuple[npt.NDArray[Any], npt.NDArray[np.int32]]]:
+        """Vocabulary -> its values in ascending order, and the index of each.
+
+        Text sorts by code point, which is UTF-8's order too.
+        """
+        return {name: _look_up(keys) for name, keys in self.vocabularies.items()}
 
     def size_of(self, operation: Lookup | Hash) -> int:
         """Number of distinct indices an operation gives, 0 among them."""
@@ -237,7 +244,8 @@ class EncoderState:
             raise EncoderError(f"{folder}: holds {', '.join(foreign)}; expected a new or empty folder")
         for name, keys in self.vocabularies.items():
             content = pa.BufferOutputStream()
-            pq.write_table(pa.table({"key": keys}), content)
+            columns = {"key": keys, **({"age": self.ages[name]} if name in self.ages else {})}
+            pq.write_table(pa.table(columns), content)
             stores.write_bytes(_keys_place(folder, name), content.getvalue().to_pybytes())
         stores.write_text(stores.join(folder, STATE_FILE), self.to_json())
 
@@ -254,13 +262,13 @@ class EncoderState:
                 raise EncoderError(
                     f"{folder}: encoder of format {content.get('format')}; expected {FORMAT}, build it again"
                 )
+            tables = {name: _read_keys(_keys_place(folder, name)) for name in content["vocabularies"]}
             state = cls(
                 contract=to_contract(content["contract"], stores.join(folder, STATE_FILE)),
                 operations={name: _operation(given) for name, given in content["operations"].items()},
-                vocabularies={
-                    name: _read_keys(_keys_place(folder, name)) for name in content["vocabularies"]
-                },
+                vocabularies={name: columns["key"] for name, columns in tables.items()},
                 raw_types=content["raw_types"],
+                ages={name: columns["age"] for name, columns in tables.items() if "age" in columns},
             )
         except (OSError, KeyError, TypeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
             raise EncoderError(f"{folder}: not a whole encoder: {error}") from None
@@ -277,6 +285,7 @@ class EncoderState:
             "operations": {name: asdict(operation) for name, operation in self.operations.items()},
             "vocabularies": {name: keys_digest(keys) for name, keys in self.vocabularies.items()},
             "raw_types": dict(self.raw_types),
+            **({"ages": {name: keys_digest(age) for name, age in self.ages.items()}} if self.ages else {}),
         }
 
     def _field(self, name: str, operation: Operation) -> EncodedField:
@@ -297,6 +306,9 @@ class EncoderState:
 def keys_digest(keys: pa.Array) -> str:
     """SHA-256 (hex) of a vocabulary's type and values, whatever the file format's version."""
     digest = hashlib.sha256(str(keys.type).encode())
+    if keys.null_count:
+        digest.update(pc.indices_nonzero(keys.is_null()).to_numpy().tobytes())
+        keys = keys.drop_null()
     if pa.types.is_integer(keys.type):
         digest.update(keys.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
     else:
@@ -309,10 +321,21 @@ def _keys_place(folder: stores.Place, vocabulary: str) -> str:
     return stores.join(folder, VOCABULARY_FOLDER, f"{vocabulary}.parquet")
 
 
-def _read_keys(place: str) -> pa.Array:
+def _look_up(keys: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    places = pc.indices_nonzero(keys.is_valid()).to_numpy()
+    values = keys.drop_null().to_numpy(zero_copy_only=False)
+    order = np.argsort(values, kind="stable")
+    return values[order], (places[order] + 1).astype(np.int32)
+
+
+def _read_keys(place: str) -> dict[str, pa.Array]:
     with stores.open_input(place) as stream:
-        column = pq.read_table(stream, columns=["key"]).column("key")
-    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+        table = pq.read_table(stream)
+    columns = {name: table.column(name) for name in table.column_names}
+    return {
+        name: column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+        for name, column in columns.items()
+    }
 
 
 def _operation(given: Mapping[str, Any]) -> Operation:

@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import ArrayType, DataType, DecimalType, FractionalType, IntegralType, StringType
 
 from feature_eng.contract import (
+    Behaviour,
     Bucketed,
     Categorical,
     Contract,
@@ -61,6 +62,8 @@ def impression_columns(contract: Contract) -> Iterator[tuple[str, str]]:
         raw_column = getattr(feature, "column", None)
         if raw_column is not None:
             yield f"features.{name}.column", raw_column
+        if isinstance(feature, Behaviour) and feature.by not in ("user", "item"):
+            yield f"features.{name}.by", feature.by
 
 
 def carried_columns(join: Join, raw: Mapping[str, DataFrame], contract: Contract) -> tuple[str, ...]:
@@ -128,7 +131,7 @@ def wanted_type(name: str, dtype: DataType, declared: Wanted | None, contract: C
 def _is_id(name: str, contract: Contract) -> bool:
     columns = contract.columns
     joined = {on for task in contract.tasks.values() for on in task.join_on}
-    roles = {*columns.key, columns.user, columns.item, columns.list, *joined}
+    roles = {*columns.key, columns.user, columns.item, columns.list, *contract.entity_columns, *joined}
     return name in roles or bool(_readers(name, contract, Categorical))
 
 

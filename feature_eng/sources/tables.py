@@ -19,7 +19,7 @@ from feature_eng.sources import files
 from feature_eng.sources.expressions import filtered, selected
 from feature_eng.sources.faults import reason_of
 from feature_eng.sources.lineage import Pins
-from foundation import places
+from foundation import places, stores
 from foundation.settings import suggestion
 
 CORRUPT_COLUMN = files.CORRUPT_COLUMN
@@ -166,6 +166,12 @@ def places_of(source: Source, folder: str | None) -> list[str]:
     """Where the files of a source lie on stores that `foundation.session` must see to, as Spark spells them."""
     found = [_placed(path, folder) for table in source.tables.values() for path in table.paths]
     return [path for path in found if _is_known(path)]
+
+
+def bytes_of(source: Source, folder: str | None) -> int:
+    """Bytes of a source's files, as far as they lie where this process can look: what a session is made for."""
+    paths = (_placed(path, folder) for table in source.tables.values() for path in table.paths)
+    return sum(stores.bytes_below(path) for path in paths if _is_known(path) or not places.has_scheme(path))
 
 
 def _placed(path: str, folder: str | None) -> str:

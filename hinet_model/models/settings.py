@@ -49,6 +49,10 @@ class OuterSettings(Settings):
     `optimiser.table: adagrad` then keeps its accumulator for each of those, not for the value as a whole."""
     embedding_std: float = Field(default=0.01, gt=0.0, le=1.0)
     """Standard deviation of the normal distribution that embedding rows start from."""
+    warm_start: str | None = None
+    """Registered model whose weights training begins with, `models:/hinet@champion` or `models:/hinet/3`: rows of the
+    embedding table by the values they stand for, all else as it is. It must be of the same settings, scenarios and
+    tasks; with `encoder: {from: previous}` in the contract its scores are unchanged before the first step."""
 
 
 class ModelSettings(OuterSettings):

@@ -313,6 +313,11 @@ def save_model_folder(
     return folder
 
 
+def saved_settings(folder: str | Path) -> ModelSettings:
+    """The settings that the model of a model folder was built from."""
+    return read_saved_settings(_read_document(Path(folder))["model"])
+
+
 def golden_rows(folder: str | Path) -> pa.Table:
     """The raw golden rows of a model folder."""
     return _part(_read_golden(Path(folder) / GOLDEN_FILE), _RAW)

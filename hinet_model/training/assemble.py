@@ -50,6 +50,7 @@ from hinet_model.training.saving import SaveCheckpoints
 from hinet_model.training.state import RunState, weights_digest
 from hinet_model.training.statistics import StepStatistics
 from hinet_model.training.validation import Validation
+from hinet_model.training.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,8 @@ def assemble(
     weights = snapshot.whole_weights(), snapshot.trained_weights()
     data = DataShape(layout, snapshot.scenario_rows["train"], steps, *weights)
     parts = build_parts(settings, data, world, progress)
+    if settings.model.warm_start is not None and not job.resume:
+        WarmStart.load(job.checkpoint_folder).apply(parts.model)
     average = WeightAverage(parts.model)
     state = RunState(parts, average, run_identity(settings, job.snapshot))
     if job.resume:

@@ -103,6 +103,41 @@ def test_behaviour_equals_a_slow_loop_over_all_pairs_of_rows(spark: SparkSession
     assert values_of(examples_of(spark, rows)) == {row[0]: slow(row) for row in rows}
 
 
+def test_behaviour_by_any_column_in_a_window_and_in_the_rows_own_scenario(spark: SparkSession) -> None:
+    contract = small_contract(
+        features={
+            **FEATURES,
+            "seen_by_price": {"kind": "count", "by": "price"},
+            "recent_of_item": {"kind": "history", "of": "buyer", "by": "item", "last": 2},
+            "buyer": {"kind": "categorical", "column": "who"},
+            "seen_here": {"kind": "count", "per_scenario": True},
+            "clicked_lately": {
+                "kind": "rate",
+                "task": "click",
+                "prior": 0.5,
+                "prior_rows": 2,
+                "within": "10s",
+            },
+        }
+    )
+    rows = [
+        # row, who, what, at, page, price, scenario, click
+        ("a", 1, "x", 0, 1, 2.0, "home", 1),
+        ("b", 1, "x", 5, 2, 2.0, "search", 1),
+        ("c", 2, "x", 6, 3, None, "search", 0),
+        ("d", 1, "y", 10, 3, 2.0, "search", 0),
+        ("e", 1, "x", 15, 1, None, "home", 0),
+    ]
+    assert values_of(spark.createDataFrame(rows, SCHEMA), contract) == {
+        "a": Row(0, [], 0, 0.5),
+        "b": Row(1, [1], 0, 2 / 3),
+        "c": Row(0, [1, 1], 0, 0.5),
+        "d": Row(2, [], 1, 3 / 4),
+        # What is null is like nothing else; ten seconds ago is within ten seconds.
+        "e": Row(0, [2, 1], 1, 2 / 4),
+    }
+
+
 def test_a_label_from_a_later_table_is_seen_only_once_it_could_be_known(spark: SparkSession) -> None:
     contract = small_contract(
         source={

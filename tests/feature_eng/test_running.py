@@ -18,8 +18,14 @@ FEATURES: dict[str, Behaviour] = {
     "longer": History(kind="history", last=7),
     "seen": Count(kind="count"),
     "rate": Rate(kind="rate", task="click", prior=0.25, prior_rows=2),
+    "lately": History(kind="history", last=3, within=4),
+    "seen_lately": Count(kind="count", within=4),
+    "rate_lately": Rate(kind="rate", task="click", prior=0.25, prior_rows=2, within=6),
 }
-FACTS = {"recent": "item", "longer": "item", "seen": "one", "rate": "label"}
+FACTS = {
+    "recent": "item", "longer": "item", "seen": "one", "rate": "label", "lately": "item", "seen_lately": "one",
+    "rate_lately": "label",
+}  # fmt: skip
 TYPES = pa.schema(
     [
         ("user", pa.int64()), ("page", pa.string()), ("at__", pa.int64()), ("item", pa.string()),
@@ -56,14 +62,25 @@ def slow(rows: list[dict[str, Any]], place: int, entity: tuple[str, ...]) -> dic
         and all(row[name] == asked[name] for name in entity)
         and row["at__"] < asked["at__"]
     ]
-    items = [row["item"] for row in before if row["item"] is not None][::-1]
-    labels = [row["label"] for row in before if row["label"] is not None]
+
+    def known(name: str, within: int = 99) -> list[Any]:
+        return [
+            row[name] for row in before if row[name] is not None and row["at__"] >= asked["at__"] - within
+        ]
+
+    def rate(within: int = 99) -> float:
+        labels = known("label", within)
+        return float((sum(labels) + 0.5) / (len(labels) + 2))
+
     return {
         "number": asked["row__"]["number"],
-        "recent": items[:3],
-        "longer": items[:7],
-        "seen": sum(row["one"] is not None for row in before),
-        "rate": (sum(labels) + 0.5) / (len(labels) + 2),
+        "recent": known("item")[::-1][:3],
+        "longer": known("item")[::-1][:7],
+        "seen": len(known("one")),
+        "rate": rate(),
+        "lately": known("item", 4)[::-1][:3],
+        "seen_lately": len(known("one", 4)),
+        "rate_lately": rate(6),
     }
 
 
@@ -110,5 +127,14 @@ def test_a_batch_without_rows_that_ask_still_tells_the_next_one() -> None:
         "row__": {"number": 0},
     }
     assert answers([*facts, asking], [3], ("user",), FEATURES) == [
-        {"number": 0, "recent": ["x"] * 3, "longer": ["x"] * 3, "seen": 3, "rate": 3.5 / 5}
+        {
+            "number": 0,
+            "recent": ["x"] * 3,
+            "longer": ["x"] * 3,
+            "seen": 3,
+            "rate": 3.5 / 5,
+            "lately": [],
+            "seen_lately": 0,
+            "rate_lately": 0.25,
+        }
     ]

@@ -1,0 +1,104 @@
+"""Growth: an encoder that goes on from the one before, so that an index means the same value in both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_eng import delta
+from feature_eng.encoder.state import Bucket, EncoderState, Lookup, Operation, Slots, Standardise
+from feature_eng.snapshot import ENCODER_PATH
+from foundation.job import say, say_table
+
+
+def grown_from(fresh: EncoderState, training: str) -> EncoderState:
+    """An encoder that was fitted anew, grown from that of the newest training table where its contract says so.
+
+    Args:
+        fresh: Fitted on this build's training rows alone.
+        training: Place of the training table.
+    """
+    encoding = fresh.contract.encoder
+    if encoding is None or encoding.begins != "previous" or not delta.exists(training):
+        return fresh
+    previous = EncoderState.load(delta.properties(training)[ENCODER_PATH])
+    found = grown(fresh, previous)
+    sizes = [
+        (name, len(previous.vocabularies.get(name, ())), len(keys))
+        for name, keys in found.vocabularies.items()
+    ]
+    if sizes:
+        say("encoder   grown from that of the newest training table")
+        say_table(["vocabulary", "indices before", "now"], sizes)
+    return found
+
+
+def grown(fresh: EncoderState, previous: EncoderState) -> EncoderState:
+    """The previous encoder, with the values that are new.
+
+    Every value keeps its index, every boundary, mean and deviation stays; what is new in the contract is as it was
+    fitted. A new value takes an index that was freed, or one behind all others.
+
+    Args:
+        fresh: Fitted on this build's training rows alone.
+        previous: The encoder of the build before.
+    """
+    forget_after = fresh.contract.encoder.forget_after if fresh.contract.encoder else None
+    vocabularies, ages = {}, {}
+    sources = {one.vocabulary: one.column for one in _lookups(fresh)}
+    sources_before = {one.vocabulary: one.column for one in _lookups(previous)}
+    for name, keys in fresh.vocabularies.items():
+        before = previous.vocabularies.get(name)
+        if before is None or before.type != keys.type or sources[name] != sources_before.get(name):
+            before = pa.array([], keys.type)
+        age = previous.ages.get(name)
+        if age is None or len(age) != len(before):
+            age = pa.array(np.zeros(len(before), np.int32))
+        vocabularies[name], ages[name] = _grown(keys, before, age, forget_after)
+    operations = {
+        name: _kept(operation, previous.operations.get(name)) for name, operation in fresh.operations.items()
+    }
+    return replace(fresh, operations=operations, vocabularies=vocabularies, ages=ages)
+
+
+def _grown(
+    fresh: pa.Array, before: pa.Array, age: pa.Array, forget_after: int | None
+) -> tuple[pa.Array, pa.Array]:
+    """Keys in the order of their indices, null where one is free; and how many builds each was not seen."""
+    is_seen = pc.is_in(before, value_set=fresh)
+    ages = np.where(is_seen.to_numpy(zero_copy_only=False), 0, age.to_numpy(zero_copy_only=False) + 1)
+    if forget_after is not None:
+        before = pc.if_else(pa.array(ages < forget_after), before, pa.scalar(None, before.type))
+    free = np.flatnonzero(before.is_null().to_numpy(zero_copy_only=False))
+    new = fresh.filter(pc.invert(pc.is_in(fresh, value_set=before.drop_null())))
+    taken = free[: len(new)]
+    mask = np.zeros(len(before), bool)
+    mask[taken] = True
+    if len(taken):
+        before = pc.replace_with_mask(before, pa.array(mask), new[: len(taken)])
+    ages[taken] = 0
+    behind = new[len(taken) :]
+    keys = pa.concat_arrays([before, behind])
+    return keys, pa.array(np.append(ages, np.zeros(len(behind), np.int64)).astype(np.int32))
+
+
+def _lookups(state: EncoderState) -> list[Lookup]:
+    each = (one.each if isinstance(one, Slots) else one for one in state.operations.values())
+    # Of a vocabulary that a history shares its owner comes first or last, with the same column.
+    return [one for one in each if isinstance(one, Lookup)]
+
+
+def _kept(fresh: Operation, previous: Operation | None) -> Operation:
+    """The earlier boundaries, or mean and deviation, where they are of the same numbers."""
+    if isinstance(fresh, Bucket) and isinstance(previous, Bucket) and fresh.column == previous.column:
+        return previous
+    if (
+        isinstance(fresh, Standardise)
+        and isinstance(previous, Standardise)
+        and (fresh.column, fresh.transform) == (previous.column, previous.transform)
+    ):
+        return previous
+    return fresh
