@@ -1,6 +1,7 @@
 """One build of features in a process of its own, by whichever commit's code stands on the path.
 
-What it uses of that code is what every commit to be compared has: the job's own function, and its session.
+What it uses of that code is what every commit to be compared has: the job's own function, and its session, which later
+commits fit to the data.
 
 Arguments: root of the code, contract, warehouse, settings of Spark as JSON, file for the figures.
 """
@@ -8,6 +9,7 @@ Arguments: root of the code, contract, warehouse, settings of Spark as JSON, fil
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
 import time
@@ -32,11 +34,15 @@ def main(root: str, contract: str, warehouse: str, conf: str, report: str) -> No
     job = importlib.util.module_from_spec(specification)
     sys.modules["build_features"] = job
     specification.loader.exec_module(job)
-    spark = delta.build_session("benchmark", json.loads(conf))
+    described = load_contract(contract)
+    sized = {}
+    if "data_bytes" in inspect.signature(delta.build_session).parameters:
+        sized["data_bytes"] = job.bytes_of(described.source, None)
+    spark = delta.build_session("benchmark", json.loads(conf), **sized)
     spark.range(10).count()
     before = processor_seconds()
     started = time.monotonic()
-    job.build(spark, load_contract(contract), None, warehouse)
+    job.build(spark, described, None, warehouse)
     seconds = time.monotonic() - started
     cpu_seconds = processor_seconds() - before
     pools = spark._jvm.java.lang.management.ManagementFactory.getMemoryPoolMXBeans()
