@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -98,7 +98,7 @@ def run(
     job = replace(job, report_address=server.address, report_key=server.key, store_token=token)
     output = _Tail(Path(job.log_folder) / "workers.log")
     ended = threading.Event()
-    with KeptSignals() as signals:
+    with KeptSignals() as signals, job_fails_quietly():
         guard = threading.Thread(target=_guard, args=(monitor, server, ended, signals), daemon=True)
         guard.start()
         try:
@@ -145,6 +145,27 @@ def run(
                 lost=True,
             )
     return results
+
+
+@contextlib.contextmanager
+def job_fails_quietly() -> Iterator[None]:
+    """Keep the traceback of Horovod's own thread from the terminal: its Spark job fails with the workers.
+
+    What ended them is told by whoever launched them, in short.
+    """
+    before = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        if raised.thread is not None and raised.thread.name.endswith("(run_spark)"):
+            logger.debug("the workers' Spark job failed: %s", raised.exc_value)
+        else:
+            before(raised)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _guard(monitor: RunMonitor, server: ReportServer, ended: threading.Event, signals: KeptSignals) -> None:

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -203,6 +204,26 @@ def test_a_signal_that_comes_before_there_are_workers_ends_the_launch_at_once() 
 
     with pytest.raises(KeyboardInterrupt):
         launched()
+
+
+def test_the_spark_job_that_fails_with_its_workers_leaves_no_traceback_and_others_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda raised: seen.append(str(raised.exc_value)))
+
+    def run_spark() -> None:  # as Horovod calls it
+        raise ValueError("of the job")
+
+    def other() -> None:
+        raise ValueError("of another thread")
+
+    with launch.job_fails_quietly():
+        for target in (run_spark, other):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+    assert seen == ["of another thread"]
 
 
 def is_lost_once(job: TrainingJob) -> dict[str, Any]:
