@@ -22,7 +22,7 @@ TEST_PROCESSES ?= 3
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 export PYSPARK_DRIVER_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help setup run test check bench cluster ui clean
+.PHONY: help setup run test check bench cluster chaos ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ bench: setup  ## benchmarks: tables, and benchmarks/results.json
 
 cluster: setup  ## all five jobs on a Spark standalone cluster of two workers, on this machine; losses equal to a local run
 	@$(BIN)/python -m benchmarks.cluster
+
+chaos: setup  ## faults planted into real runs of two workers, and a table of what came of each (SEEDS="1 2 3")
+	@$(BIN)/python -m benchmarks.chaos --seeds $(or $(SEEDS),1)
 
 ui: setup  ## the MLflow UI on this project's runs
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///local/mlflow/mlflow.db

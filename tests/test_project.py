@@ -27,6 +27,7 @@ _TEXTS = [
     "docs/models.md",
     "docs/cluster.md",
     "docs/databricks.md",
+    "docs/faults.md",
     "docs/object_stores.md",
     "CHANGELOG.md",
 ]
@@ -151,6 +152,7 @@ def test_commands_in_the_texts_are_accepted_and_their_files_exist(text: str) -> 
     commands = commands_in((ROOT / text).read_text(encoding="utf-8"))
     assert commands or text in (
         "docs/databricks.md",
+        "docs/faults.md",
         "docs/adding_a_model.md",
         "docs/models.md",
         "docs/object_stores.md",

@@ -1,0 +1,226 @@
+"""``make chaos``: one fault after the other, planted into real runs of two workers, and a table of what came of each.
+
+examples:
+    python -m benchmarks.chaos --seeds 1
+    python -m benchmarks.chaos --seeds 1 2 3 --table docs/chaos_table.md
+    python -m benchmarks.chaos --only "SIGSTOP of rank 1"
+
+Every run trains the same small table, on Spark tasks with Horovod, in the same session; the seed draws the step at
+which the fault comes. A run that goes on by itself, or by ``--resume`` once the cause is mended, must end with the
+weights of the run that nothing happened to, bit by bit, and every epoch must have had its planned rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import faults
+from benchmarks.faults import KINDS, Order
+from benchmarks.small_flow import SmallFlow, write_flow
+from feature_eng import delta
+from feature_eng.encoder.state import EncoderState
+from foundation.job import configure_logging
+from foundation.session import build_session
+from foundation.settings import UserError, load_settings
+from hinet_model.settings import RunSettings
+from hinet_model.training.control.monitor import TrainingError
+from hinet_model.training.control.restarts import Attempts
+from hinet_model.training.job import TrainingJob, epoch_plan
+
+ROOT = Path(__file__).parents[1]
+_NOTICED = ("failed", "stalled", "disconnected")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one fault.
+
+    Args:
+        kind: Of the fault.
+        step: After which it came, or from which on.
+        noticed: Seconds until the driver knew; None where there was nothing to notice.
+        happened: In words.
+        rows: Lost or repeated, over all epochs.
+        equal: Whether the weights are those of the undisturbed run.
+        goodput: Of the last attempts.
+        right: Whether all is as it must be.
+    """
+
+    kind: str
+    step: int
+    noticed: float | None
+    happened: str
+    rows: int
+    equal: bool
+    goodput: float
+    right: bool
+
+
+class Rehearsal:
+    """Runs with faults, beside the one without.
+
+    Args:
+        spark: The session.
+        job: What is trained, without a place of its own.
+        folder: Holds the runs.
+    """
+
+    def __init__(self, spark: Any, job: TrainingJob, folder: Path) -> None:
+        self._spark, self._job, self._folder = spark, job, folder
+        self._file = next(file.path for file in job.snapshot.files if file.split == "train")
+        results, self.seconds = self._train(Attempts(self._placed("undisturbed"), lambda report: None), None)
+        self._expected = results[0]["weights"]
+        self._planned = [entry["rows"] for entry in results[0]["history"]]
+        self.steps = int(results[0]["global_step"])
+
+    def _placed(self, name: str) -> TrainingJob:
+        place = self._folder / name
+        return replace(self._job, checkpoint_folder=str(place), log_folder=str(place / "logs"))
+
+    def _train(self, attempts: Attempts, entry: Any) -> tuple[list[dict[str, Any]], float]:
+        started = time.monotonic()
+        results = attempts.run(self._spark, entry) if entry else attempts.run(self._spark)
+        return results, time.monotonic() - started
+
+    def meet(self, kind: str, step: int, seed: int) -> Row:
+        """Plant one fault into one run."""
+        job = self._placed(f"{seed}-{list(KINDS).index(kind)}")
+        Order(kind, step, self._file).write(job)
+        noticed: list[float] = []
+
+        def on_report(report: Any) -> None:
+            if report["kind"] in _NOTICED:
+                noticed.append(time.time())
+
+        spare = Path(self._file).with_suffix(".spare")
+        shutil.copy2(self._file, spare)
+        attempts = Attempts(job, on_report)
+        try:
+            results, _ = self._train(attempts, faults.main)
+            happened = "goes on by itself" if attempts.restarts else "is not disturbed"
+            said = ""
+        except (TrainingError, UserError) as error:
+            noticed.append(time.time())
+            said = str(error)
+        finally:
+            at = faults.happened_at(job)
+            spare.replace(self._file)
+        if said:
+            attempts = Attempts(replace(job, resume=True), lambda report: None)
+            results, _ = self._train(attempts, None)
+            happened = "ends, goes on by --resume"
+        rows = sum(
+            abs(entry["rows"] - planned)
+            for entry, planned in zip(results[0]["history"], self._planned, strict=True)
+        )
+        equal = results[0]["weights"] == results[1]["weights"] == self._expected
+        outside = kind not in ("a raise after init", "a raise before init")
+        right = happened == KINDS[kind].outcome and rows == 0 and equal and at is not None
+        right = right and not (outside and "Traceback" in said)
+        if said:
+            happened += f": {said.splitlines()[0]}"
+        after = None if at is None or not noticed else max(0.0, noticed[0] - at)
+        return Row(kind, step, after, happened, rows, equal, attempts.goodput, right)
+
+
+def build(flow: SmallFlow) -> None:
+    """The training table, by the job."""
+    subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "build_features.py"), "--contract", str(flow.contract),
+         "--warehouse", str(flow.warehouse)],
+        check=True, cwd=flow.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def rehearse(folder: Path, seeds: Sequence[int], only: Sequence[str]) -> list[Row]:
+    """All faults, for every seed."""
+    flow = write_flow(folder / "flow", restarts=2)
+    build(flow)
+    overrides = [f"watchdog.{name}" for name in ("stall_seconds=8", "judge_seconds=8", "heartbeat_seconds=0.5",
+                 "start_seconds=60", "checkpoint_seconds=8")]  # fmt: skip
+    settings = load_settings(RunSettings, flow.config, overrides)
+    os.chdir(flow.folder)
+    # Workers import what they meet with from this checkout, wherever they run.
+    os.environ["PYTHONPATH"] = str(ROOT)
+    spark = build_session("chaos", {"spark.master": "local[2]"}, [settings.data.location])
+    try:
+        snapshot = delta.snapshot(spark, settings.data.location, None)
+        schema = EncoderState.load(snapshot.encoder_path).model_schema()
+        job = TrainingJob(settings, snapshot, schema, "", "")
+        rehearsal = Rehearsal(spark, job, folder)
+        say(f"undisturbed: {rehearsal.seconds:.0f} s, {rehearsal.steps} steps")
+        # Within the second epoch, so that files are opened, and an epoch validated, once more after it.
+        steps = epoch_plan(job, 0).num_steps
+        rows = []
+        for seed in seeds:
+            for kind in only:
+                step = random.Random(f"{seed} {kind}").randint(steps + 1, 2 * steps - 2)
+                started = time.monotonic()
+                try:
+                    row = rehearsal.meet(kind, step, seed)
+                except Exception as error:
+                    row = Row(kind, step, None, f"{type(error).__name__}: {error}", 0, False, 0.0, False)
+                rows.append(row)
+                say(f"{'  ' if row.right else '! '}{as_line(row)} ({time.monotonic() - started:.0f} s)")
+        return rows
+    finally:
+        with contextlib.suppress(Exception):
+            spark.stop()
+
+
+HEADER = (
+    "| fault | after step | noticed after | what happened | rows lost or repeated | weights equal |\n"
+    "|---|---|---|---|---|---|\n"
+)
+
+
+def as_line(row: Row) -> str:
+    """One line of the table."""
+    noticed = "-" if row.noticed is None else f"{row.noticed:.1f} s"
+    happened = row.happened.splitlines()[0].replace("|", "/")[:160]
+    return (
+        f"| {row.kind} | {row.step} | {noticed} | {happened} | {row.rows} | {'yes' if row.equal else 'NO'} |"
+    )
+
+
+def say(text: str) -> None:
+    """Write one line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--table", type=Path, help="file that the table is written to")
+    given = parser.parse_args()
+    configure_logging()
+    table = None if given.table is None else given.table.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = rehearse(Path(folder), given.seeds, given.only)
+    if table is not None:
+        table.write_text(HEADER + "".join(f"{as_line(row)}\n" for row in rows), encoding="utf-8")
+    wrong = [row.kind for row in rows if not row.right]
+    say(f"{len(rows)} faults, {len(rows) - len(wrong)} as they must be")
+    raise SystemExit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
