@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -35,9 +36,9 @@ def main(root: str, contract: str, warehouse: str, conf: str, report: str) -> No
     sys.modules["build_features"] = job
     specification.loader.exec_module(job)
     described = load_contract(contract)
-    sized = {}
+    sized: dict[str, Any] = {}
     if "data_bytes" in inspect.signature(delta.build_session).parameters:
-        sized["data_bytes"] = job.bytes_of(described.source, None)
+        sized["data_bytes"] = lambda: job.bytes_of(described.source, None)
     spark = delta.build_session("benchmark", json.loads(conf), **sized)
     spark.range(10).count()
     before = processor_seconds()

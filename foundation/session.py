@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +84,6 @@ _LOCAL = {
 
 _LARGE = 32 * 2**20
 """Bytes of compressed columns from which a local session is one for large data."""
-_LARGEST_HEAP_GIB = 30
 
 
 def conf_for(data_bytes: int) -> dict[str, str]:
@@ -97,7 +96,7 @@ def conf_for(data_bytes: int) -> dict[str, str]:
     """
     if data_bytes < _LARGE:
         return {}
-    heap = min(_LARGEST_HEAP_GIB, max(2, available_memory() // 3 // 2**30))
+    heap = min(30, max(2, available_memory() // 3 // 2**30))  # beyond, pointers take twice the room
     partitions = max(4, 2 * available_cores(), data_bytes // _LARGE)
     return {"spark.driver.memory": f"{heap}g", "spark.sql.shuffle.partitions": str(min(partitions, 1000))}
 
@@ -106,7 +105,7 @@ def build_session(
     app_name: str,
     extra_conf: Mapping[str, str] | None = None,
     places: Sequence[Place] = (),
-    data_bytes: int = 0,
+    data_bytes: Callable[[], int] | None = None,
 ) -> SparkSession:
     """Start Spark with Delta, or return the session that runs already.
 
@@ -116,7 +115,7 @@ def build_session(
             properties file and ``spark-defaults.conf``.
         places: Where the tables lie that the session will read and write. A local session fetches what Spark
             lacks for S3; on a cluster that is part of its set-up.
-        data_bytes: Of the files that will be read, as far as that is known: a local session is made for as much.
+        data_bytes: Counts those of the files that will be read: asked for a local session, which is made for as much.
 
     What Java and Ivy write while they start, and Spark's own log, goes to a file of `LOG_FOLDER`; a Spark that
     spark-submit has started goes on writing where it was told to.
@@ -204,7 +203,7 @@ def wanted_conf(
     given: Mapping[str, str],
     extra_conf: Mapping[str, str],
     places: Sequence[Place] = (),
-    data_bytes: int = 0,
+    data_bytes: Callable[[], int] | None = None,
 ) -> dict[str, str]:
     """What is to be set: what is missing from ``given``, and Delta, and S3 where needed, added to its lists.
 
@@ -215,8 +214,9 @@ def wanted_conf(
     """
     local = {}
     if _is_local(given, extra_conf):
-        local = {**_LOCAL, **_local_places(), "spark.driver.extraJavaOptions": local_java_options(data_bytes)}
-        local |= conf_for(data_bytes)
+        size = data_bytes() if data_bytes is not None else 0
+        local = {**_LOCAL, **_local_places(), "spark.driver.extraJavaOptions": local_java_options(size)}
+        local |= conf_for(size)
     wanted = {**_ALWAYS, **access.spark_conf(places), **local, **extra_conf}
     missing = {key: value for key, value in wanted.items() if key not in given}
     own_entries = [(_PACKAGES, DELTA_PACKAGE), ("spark.sql.extensions", _DELTA_EXTENSION)]

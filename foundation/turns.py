@@ -22,7 +22,7 @@ class TurnError(UserError):
 def one_at_a_time(folder: stores.Place, what: str) -> Iterator[None]:
     """Hold a folder's turn; it is free again when the process ends, however it does.
 
-    On local and mounted disks alone: an object store knows no such locks, and there nothing is held.
+    On disks that know locks: on an object store, or a mount without them, nothing is held.
 
     Args:
         folder: Made where it is not there.
@@ -35,14 +35,22 @@ def one_at_a_time(folder: stores.Place, what: str) -> Iterator[None]:
         yield
         return
     place = Path(stores.normalised(folder))
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / _FILE).open("a+") as file:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        file = (place / _FILE).open("a+")
+    except OSError:  # a mount that cannot append; where nothing can be written, the work itself will say so
+        yield
+        return
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise TurnError(f"{place}: {what} is under way (process {holder}); wait for its end") from None
+        except OSError:  # a mount without locks
+            yield
+            return
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

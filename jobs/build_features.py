@@ -101,7 +101,7 @@ def main() -> None:
     started = time.monotonic()
     places = [given.warehouse, *places_of(contract.source, given.source)]
     spark = delta.build_session(
-        "build_features", places=places, data_bytes=bytes_of(contract.source, given.source)
+        "build_features", places=places, data_bytes=lambda: bytes_of(contract.source, given.source)
     )
     try:
         layout = (given.rows_per_group, given.seed)

@@ -87,7 +87,7 @@ def main() -> None:
             "contract_fingerprint": scorer.contract_fingerprint,
         }
         spark = delta.build_session(
-            "score", places=[table, output], data_bytes=delta.data_bytes(table, table_version)
+            "score", places=[table, output], data_bytes=lambda: delta.data_bytes(table, table_version)
         )
         try:
             rows = delta.read(spark, table, table_version)

@@ -27,14 +27,17 @@ def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tm
     assert wanted["spark.jars.packages"] == f"org.example:thing:1.0,{session.DELTA_PACKAGE}"
     assert wanted["spark.app.name"] == "mine"
     assert not {"spark.ui.enabled", "spark.master"} & set(wanted)
-    large = session.wanted_conf({}, {}, (), 2**30)
+    large = session.wanted_conf({}, {}, (), lambda: 2**30)
     assert int(large["spark.driver.memory"].removesuffix("g")) >= 2
     assert int(large["spark.sql.shuffle.partitions"]) >= 32
     assert "TieredStopAtLevel" not in large["spark.driver.extraJavaOptions"]
-    small = session.wanted_conf({}, {}, (), 1000)
+    small = session.wanted_conf({}, {}, (), lambda: 1000)
     assert small == session.wanted_conf({}, {})
     assert small["spark.driver.memory"] == "2g"
-    assert "spark.driver.memory" not in session.wanted_conf({"spark.driver.memory": "5g"}, {}, (), 2**30)
+    assert "spark.driver.memory" not in session.wanted_conf(
+        {"spark.driver.memory": "5g"}, {}, (), lambda: 2**30
+    )
+    assert session.wanted_conf({"spark.master": "yarn"}, {}, (), lambda: 1 // 0), "nobody looks for a cluster"
     on_cluster = session.wanted_conf({"spark.master": "yarn"}, {})
     assert not {"spark.sql.shuffle.partitions", "spark.driver.host"} & set(on_cluster)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -36,4 +38,18 @@ def test_a_process_that_is_killed_leaves_the_turn_to_others(tmp_path: Path) -> N
             pass
         holder.kill()
     with one_at_a_time(tmp_path, "a build"):
+        pass
+
+
+def test_where_there_are_no_locks_nobody_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with one_at_a_time(tmp_path, "a build"), one_at_a_time(tmp_path, "a build"):
+        pass
+    (tmp_path / "file").touch()
+    with one_at_a_time(tmp_path / "file", "a build"):
+        pass
+    with one_at_a_time("s3://bucket/shop", "a build"), one_at_a_time("s3://bucket/shop", "a build"):
         pass
