@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from feature_eng.contract import Contract, stored_name
+from feature_eng.contract import Contract
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from feature_eng.events import column
@@ -41,7 +41,7 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
         ``split``, then `training_columns`: ``row_id``, ``scenario_index``, labels (-1 for a null),
         ``row_weight``, and the fields' columns; one row per example.
     """
-    read = [stored_name(name) for name in state.raw_types]
+    read = list(state.raw_types)
     read += [f"label__{task}" for task in state.task_names]
     read += ["row_weight"] if state.contract.has_row_weights else []
     rows = examples.select("row_id", "split", *(column(name) for name in dict.fromkeys(read)))

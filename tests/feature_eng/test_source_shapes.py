@@ -368,7 +368,7 @@ def test_what_needs_a_user_or_an_item_says_so() -> None:
             "recent": {"kind": "history", "last": 2},
             "popular": {"kind": "count", "by": "item"},
         },
-        "split": {"method": "user_disjoint"},
+        "split": {"method": "user_disjoint", "allow_leakage": True},
     }
     with pytest.raises(ContractError) as caught:
         to_contract(mapping)
