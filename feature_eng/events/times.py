@@ -23,8 +23,8 @@ from feature_eng.events.values import number, whole_number
 # Seconds up to the year 3000: milliseconds given for seconds lie beyond, and are refused.
 LATEST_SECOND = 32_503_680_000
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-# Numbers since the epoch in other units, for the years 1973 to 2099.
-_LIKELY = {unit: (10**8 * _PER_SECOND[unit], 41 * 10**8 * _PER_SECOND[unit]) for unit in ("ms", "us", "ns")}
+# Numbers since the epoch in each unit, for the years 1973 to 2099.
+_LIKELY = {unit: (10**8 * per, 41 * 10**8 * per) for unit, per in _PER_SECOND.items()}
 _ZONE_LETTERS = "VzOXxZ"
 
 
@@ -54,7 +54,8 @@ def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
     """Whole seconds since the epoch, null for what is no time of the years 1970 to 3000.
 
     What names no time zone is taken as of the reading's, or as UTC. A number of eight digits that reads as a
-    date, such as 20240115, is no number of seconds unless the reading says so.
+    date, such as 20240115, is no number of seconds unless the reading says so. Nor is a number one of a fine unit
+    that would lie in early 1970, and in 1973 to 2099 by a coarser unit.
     """
     if isinstance(dtype, TimestampType):
         seconds = F.unix_seconds(value)
@@ -62,7 +63,8 @@ def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
         as_text = whole_number(value, dtype) if isinstance(dtype, NumericType) else value
         seconds = F.unix_seconds(_parsed(F.trim(as_text.cast("string")), reading))
     elif reading.unit:
-        seconds = _scaled(value, dtype, _PER_SECOND[reading.unit])
+        of_coarser = _is_of_coarser_unit(value, dtype, reading.unit)
+        seconds = F.when(~of_coarser, _scaled(value, dtype, _PER_SECOND[reading.unit]))
     elif isinstance(dtype, NumericType):
         seconds = F.when(~_is_date_number(value, dtype), F.floor(number(value, dtype)).try_cast("bigint"))
     elif isinstance(dtype, StringType | DateType | TimestampNTZType):
@@ -78,12 +80,14 @@ def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
 
 def time_hint(value: Column, dtype: DataType, reading: Time) -> Column:
     """For a time that is refused: what it seems to be and what to write, or null."""
-    if reading.format or reading.unit or not isinstance(dtype, NumericType | StringType):
+    if reading.format or not isinstance(dtype, NumericType | StringType):
         return F.lit(None).cast("string")
     read = number(value, dtype)
     date = f"a date as a number; write time: {{column: {reading.column}, format: yyyyMMdd}}"
     hint = F.when(_is_date_number(value, dtype), F.lit(date))
     for unit, (low, high) in _LIKELY.items():
+        if unit == (reading.unit or "s"):
+            continue
         says = f"{unit} since the epoch, it seems; write time: {{column: {reading.column}, unit: {unit}}}"
         hint = hint.when(read.between(low, high), F.lit(says))
     return hint
@@ -94,6 +98,14 @@ def _scaled(value: Column, dtype: DataType, per_second: int) -> Column:
     # Division drops the fraction, which before the epoch would be the wrong way.
     exact = F.when(whole >= 0, F.call_function("div", whole, F.lit(per_second).cast("bigint")))
     return F.coalesce(exact, F.floor(number(value, dtype) / per_second).try_cast("bigint"))
+
+
+def _is_of_coarser_unit(value: Column, dtype: DataType, unit: str) -> Column:
+    read, found = number(value, dtype), F.lit(False)
+    for other, bounds in _LIKELY.items():
+        if _PER_SECOND[other] < _PER_SECOND[unit]:
+            found = found | read.between(*bounds)
+    return found
 
 
 def _parsed(text: Column, reading: Time) -> Column:

@@ -322,6 +322,22 @@ def test_numbers_that_seem_to_be_other_times_are_refused_with_what_to_write(
     ]
 
 
+def test_numbers_of_another_unit_than_the_contract_says_are_refused_with_the_right_one(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    values = [NOON, NOON * 1000, NOON * 10**9]
+    table = write_json(tmp_path, [row | {"at": value} for row, value in zip(ROWS, values, strict=True)])
+    columns = {"key": ["row"], "user": "who", "item": "what", "time": {"column": "at", "unit": "ms"}}
+    contract = contract_over(table, columns=columns)
+    events = to_events(read_raw(spark, contract, str(tmp_path)), contract)
+    assert [row["at"] for row in events.impressions.collect()] == [NOON]
+    # Seconds taken for milliseconds would be days of January 1970, one like the other.
+    assert sorted(row["reason"] for row in events.rejects.collect()) == [
+        "bad time in at: ns since the epoch, it seems; write time: {column: at, unit: ns}",
+        "bad time in at: s since the epoch, it seems; write time: {column: at, unit: s}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("reading", "words"),
     [
