@@ -1,4 +1,4 @@
-"""The jobs as files: their parsers, and the commands in texts that name them."""
+"""The jobs as files: as modules, their parsers, and the commands in texts that name them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ import shlex
 import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 
 
-@cache
-def parser_of(path: Path) -> argparse.ArgumentParser:
-    """The parser of a job, from its file."""
-    spec = importlib.util.spec_from_file_location(f"job_file_{path.stem}", path)
+def load_job(name: str) -> ModuleType:
+    """A job as a module, made anew: jobs are scripts, and in no package."""
+    spec = importlib.util.spec_from_file_location(f"job_{name}", ROOT / "jobs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    parser: argparse.ArgumentParser = module.arguments()
+    return module
+
+
+@cache
+def parser_of(path: Path) -> argparse.ArgumentParser:
+    """The parser of a job, from its file."""
+    parser: argparse.ArgumentParser = load_job(path.stem).arguments()
     return parser
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from job_files import load_job
 from pyspark.sql import SparkSession
 
 from feature_eng import delta, drift
@@ -26,13 +26,7 @@ JOB = ROOT / "jobs" / "build_features.py"
 
 @pytest.fixture(scope="module")
 def job() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_features", JOB)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_features"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_job("build_features")
 
 
 def shop_contract() -> Contract:

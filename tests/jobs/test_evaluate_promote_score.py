@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,13 +9,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from job_files import load_job
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from small_log import SCENARIOS, TASKS, write_contract, write_log, write_settings
@@ -43,17 +42,6 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 LET_THROUGH = ("--rule", "margin=1", "--rule", "floors.auc=0", "--rule", "calibration.pcoc=null")
 JOBS = Path(__file__).parents[2] / "jobs"
-
-
-def load_job(name: str) -> ModuleType:
-    """A job as a module: jobs are scripts, and in no package."""
-    spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from job_files import load_job
 from published_samples import SAMPLES
 from pyspark.sql import SparkSession
 
@@ -37,14 +36,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def job() -> ModuleType:
-    """The job as a module: jobs are scripts, and in no package."""
-    spec = importlib.util.spec_from_file_location("job_build_features", ROOT / "jobs" / "build_features.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_job("build_features")
 
 
 @pytest.mark.parametrize("name", SAMPLES)

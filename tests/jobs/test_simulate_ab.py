@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+from job_files import load_job
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from small_log import ROOT
@@ -27,13 +26,7 @@ WINDOW = 86_400.0
 
 @pytest.fixture(scope="module")
 def job() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("job_file_of_ab", ROOT / "jobs" / "simulate_ab.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_job("simulate_ab")
 
 
 @pytest.fixture(scope="module")

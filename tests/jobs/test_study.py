@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import signal
@@ -15,6 +14,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from job_files import load_job
 from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -92,13 +92,7 @@ def test_a_study_that_is_killed_goes_on_where_it_was(
 
 @pytest.fixture(scope="module")
 def job() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("job_file_of_studies", ROOT / "jobs" / "study.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_job("study")
 
 
 def test_test_rows_carry_their_own_truth_in_the_order_of_scores(spark: SparkSession, job: ModuleType) -> None:
