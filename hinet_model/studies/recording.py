@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from hinet_model.config import MlflowSettings
@@ -28,6 +28,8 @@ STUDY_TAG = "hinet.study"
 TRIAL_TAG = "hinet.trial"
 _PARENT_TAG = "mlflow.parentRunId"
 _LONGEST = 500
+_RECORDED = "FINISHED"
+"""Status of a trial's run once all of it is written."""
 
 
 class StudyRun:
@@ -54,6 +56,11 @@ class StudyRun:
         else:
             run = self._client.create_run(self._experiment, run_name=name, tags={STUDY_TAG: known})
             self.run_id = run.info.run_id
+        for child in self._trials():
+            if (
+                child.info.status != _RECORDED
+            ):  # of a study that was killed as it wrote: the trial is recorded anew
+                self._client.delete_run(child.info.run_id)
         self._recorded = set(self.children())
 
     def add(self, trial: Trial, outcome: Mapping[str, Any]) -> None:
@@ -72,9 +79,16 @@ class StudyRun:
 
     def children(self) -> dict[str, str]:
         """Key of each recorded trial -> its run."""
+        return {
+            run.data.tags[TRIAL_TAG]: run.info.run_id
+            for run in self._trials()
+            if run.info.status == _RECORDED
+        }
+
+    def _trials(self) -> list[Run]:
         query = f"tags.`{_PARENT_TAG}` = '{self.run_id}'"
         runs = self._client.search_runs([self._experiment], query, max_results=10_000)
-        return {run.data.tags[TRIAL_TAG]: run.info.run_id for run in runs if TRIAL_TAG in run.data.tags}
+        return [run for run in runs if TRIAL_TAG in run.data.tags]
 
     def _experiment_of(self, settings: MlflowSettings) -> str:
         found = self._client.get_experiment_by_name("studies")

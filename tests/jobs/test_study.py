@@ -24,7 +24,9 @@ from feature_eng.contract import load_contract
 from feature_eng.encoder.spark import with_row_id
 from feature_eng.sources.six_scenarios.process import Process
 from feature_eng.sources.six_scenarios.truth import truth
+from hinet_model.config import MlflowSettings
 from hinet_model.studies.comparing import TestRows
+from hinet_model.studies.recording import TRIAL_TAG, StudyRun
 
 pytestmark = pytest.mark.spark
 
@@ -88,6 +90,21 @@ def test_a_study_that_is_killed_goes_on_where_it_was(
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id[1]}'")
     assert sorted(child.data.params["variant"] for child in children) == ["full", "no gates"]
     assert all("test/auc/under_25/click" in child.data.metrics for child in children)
+
+
+def test_a_trial_that_was_half_recorded_is_recorded_anew(mlflow_store: str) -> None:
+    settings = MlflowSettings(tracking_uri=mlflow_store)
+    study = StudyRun(settings, "half", "code")
+    client = MlflowClient(mlflow_store)
+    experiment = client.get_run(study.run_id).info.experiment_id
+    tags = {"mlflow.parentRunId": study.run_id}
+    whole = client.create_run(experiment, tags={**tags, TRIAL_TAG: "one"}).info.run_id
+    client.set_terminated(whole)
+    half = client.create_run(experiment, tags={**tags, TRIAL_TAG: "two"}).info.run_id
+    again = StudyRun(settings, "half", "code")
+    assert again.run_id == study.run_id
+    assert again.children() == {"one": whole}
+    assert client.get_run(half).info.lifecycle_stage == "deleted"
 
 
 @pytest.fixture(scope="module")
