@@ -31,7 +31,7 @@ from pathlib import Path
 import pyspark
 from mlflow import MlflowClient
 
-from benchmarks.small_flow import write_flow
+from benchmarks.small_flow import LENIENT, write_flow
 from hinet_model.training.control.package_check import PACKAGES
 
 ROOT = Path(__file__).parents[1]
@@ -210,7 +210,7 @@ def rehearse(folder: Path) -> None:
         ("build_features", ["--contract", str(flow.contract), "--warehouse", str(flow.warehouse)]),
         ("train", [*config, "--set", "mlflow.run_name=cluster"]),
         ("evaluate", config),
-        ("promote", [*config, *flow.lenient]),
+        ("promote", [*config, *LENIENT]),
         ("score", config),
     ]
     with standalone_cluster(folder / "cluster") as cluster:

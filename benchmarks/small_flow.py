@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-_USERS, _ITEMS, _ROWS = 60, 40, 1200
+SCENARIOS = ("young", "old")
+TASKS = ("click", "like")
+LENIENT = tuple(
+    f"--rule={rule}" for rule in ("floors.auc=0", "calibration.pcoc=null", "min_rows=10", "min_positives=5")
+)
+"""Options of a promotion that a small log's model passes."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,6 @@ class SmallFlow:
         config: Settings of the training run.
         warehouse: Of the Delta tables.
         tracking_uri: Of MLflow.
-        lenient: Options of `promote.py` that a model of so few rows passes.
     """
 
     folder: Path
@@ -31,31 +35,63 @@ class SmallFlow:
     config: Path
     warehouse: Path
     tracking_uri: str
-    lenient: tuple[str, ...] = (
-        "--rule=floors.auc=0",
-        "--rule=calibration.pcoc=null",
-        "--rule=min_rows=10",
-        "--rule=min_positives=5",
-    )
 
 
 def write_flow(folder: Path, **training: Any) -> SmallFlow:
-    """Write a log of two scenarios and two tasks, and what the jobs need; keywords go to the section ``training``."""
-    folder.mkdir(parents=True)
-    _write_log(folder / "impressions.csv")
-    flow = SmallFlow(
-        folder,
-        folder / "contract.yml",
+    """Write the log and what the jobs need to train on it with two workers; keywords go to the section ``training``."""
+    warehouse, tracking_uri = folder / "warehouse", f"sqlite:///{folder / 'mlflow.db'}"
+    write_log(folder)
+    contract = write_contract(folder / "contract.yml", behaviour=False, log=folder / "impressions.csv")
+    two = {"workers": 2, "threads_per_worker": 1, "batch_size": 64, "log_every_steps": 1}
+    config = write_settings(
         folder / "train.yml",
-        folder / "warehouse",
-        f"sqlite:///{folder / 'mlflow.db'}",
+        warehouse,
+        tracking_uri,
+        "small",
+        training={"epochs": 3, **two, **training},
+        checkpoint={"folder": str(folder / "checkpoints"), "every_steps": 4},
     )
-    numbers = dict.fromkeys(["user_id", "item_id", "age", "rating", "at"], "integer")
-    table = {"path": str(folder / "impressions.csv"), "format": "csv", "types": numbers}
+    return SmallFlow(folder, contract, config, warehouse, tracking_uri)
+
+
+def write_log(folder: Path, rows: int = 1200, seed: int = 0) -> None:
+    """Write ``impressions.csv``: users like items of their own parity, and some like everything."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = random.permutation([(user, item) for user in range(60) for item in range(40)])[:rows]
+    with (folder / "impressions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user_id", "item_id", "age", "zip", "rating", "at"])
+        for time, (user, item) in enumerate(pairs):
+            affinity = 1.5 * ((user + item) % 2) + 0.8 * (user % 3 == 0) + random.normal(0, 0.7)
+            rating = int(np.clip(round(2.5 + affinity), 1, 5))
+            writer.writerow([user, item, 20 if user % 2 else 45, f"0{user % 5}000", rating, 1_000_000 + time])
+
+
+def write_contract(
+    path: Path, name: str = "small", behaviour: bool = True, log: str | Path = "impressions.csv"
+) -> Path:
+    """Write a contract of two scenarios and two tasks over the log."""
     contract = {
-        "name": "small",
-        "source": {"reader": "tables", "tables": {"impressions": table}},
-        "columns": {"key": ["user_id", "item_id"], "user": "user_id", "item": "item_id", "time": "at"},
+        "name": name,
+        "source": {
+            "reader": "tables",
+            "tables": {
+                "impressions": {
+                    "path": str(log),
+                    "format": "csv",
+                    "types": dict.fromkeys(["user_id", "item_id", "age", "rating", "at"], "integer"),
+                }
+            },
+        },
+        # A user has one zip, so that all rows of a user form one list.
+        "columns": {
+            "key": ["user_id", "item_id"],
+            "user": "user_id",
+            "item": "item_id",
+            "time": "at",
+            "list": "zip",
+        },
         "scenario": {
             "column": "age",
             "values": {"young": {"range": [0, 29]}, "old": {"range": [30, 99]}},
@@ -64,51 +100,44 @@ def write_flow(folder: Path, **training: Any) -> SmallFlow:
             "click": {"column": "rating", "greater_than": 3},
             "like": {"column": "rating", "greater_than": 4},
         },
-        "behaviour": False,
+        "behaviour": behaviour,
         "features": {
             "user_id": {"kind": "categorical", "column": "user_id"},
             "item_id": {"kind": "categorical", "column": "item_id"},
+            "zip": {"kind": "categorical", "column": "zip", "buckets": 8},
+            "recent_items": {"kind": "history", "of": "item", "last": 3},
         },
-        "split": {"method": "random", "fractions": [0.7, 0.1, 0.2]},
+        "split": {"method": "random", "fractions": [0.7, 0.1, 0.2], "allow_leakage": True},
     }
+    path.write_text(yaml.safe_dump(contract, sort_keys=False))
+    return path
+
+
+def write_settings(
+    path: Path, warehouse: str | Path, tracking_uri: str, registered_model: str, table: str = "small",
+    **sections: Any,
+) -> Path:  # fmt: skip
+    """Write the settings of a training run; sections given replace those that fit the small log."""
     settings = {
-        "data": {"table": str(flow.warehouse / "small" / "training")},
+        "data": {"table": f"{warehouse}/{table}/training"},
         "model": {
             "embedding_dim": 8,
+            "embedding_dims": {"item_id": 16},
             "sub_experts": 2,
             "sub_expert_dims": [16],
+            "shared_experts": 1,
+            "specific_experts": 1,
             "expert_dims": [16],
             "tower_dims": [8],
+            "scenario_embedding_dim": 4,
         },
-        "training": {
-            "epochs": 3,
-            "batch_size": 64,
-            "workers": 2,
-            "threads_per_worker": 1,
-            "log_every_steps": 1,
-            **training,
-        },
-        "checkpoint": {"folder": str(folder / "checkpoints"), "every_steps": 4},
+        "checkpoint": {"folder": str(path.parent / "checkpoints")},
         "mlflow": {
-            "tracking_uri": flow.tracking_uri,
-            "experiment": "small",
-            "registered_model": "small",
-            "artifact_location": str(folder / "artifacts"),
+            "tracking_uri": tracking_uri,
+            "experiment": registered_model,
+            "registered_model": registered_model,
+            "artifact_location": str(path.parent / "artifacts"),
         },
     }
-    flow.contract.write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
-    flow.config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    return flow
-
-
-def _write_log(file: Path) -> None:
-    """Users like items of their own parity, and some like everything."""
-    random = np.random.default_rng(0)
-    pairs = random.permutation([(user, item) for user in range(_USERS) for item in range(_ITEMS)])[:_ROWS]
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["user_id", "item_id", "age", "rating", "at"])
-        for moment, (user, item) in enumerate(pairs):
-            affinity = 1.5 * ((user + item) % 2) + 0.8 * (user % 3 == 0) + random.normal(0, 0.7)
-            rating = int(np.clip(round(2.5 + affinity), 1, 5))
-            writer.writerow([user, item, 20 if user % 2 else 45, rating, 1_000_000 + moment])
+    path.write_text(yaml.safe_dump(settings | sections, sort_keys=False))
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -21,14 +22,18 @@ from foundation.settings import UserError
 logger = logging.getLogger(__name__)
 
 EXIT_USER_ERROR = 2
+_OUTSIDE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+)
+"""What the system answers where a disk is full, read-only, forbidden or broken: no fault of the code that asked."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def run_job(main: Callable[[], int | None]) -> NoReturn:
     """Run a job and end the process.
 
-    The exit code is what ``main`` returns, 0 for None. A :class:`UserError` becomes one message
-    on stderr and exit code 2; anything else a traceback and exit code 1.
+    The exit code is what ``main`` returns, 0 for None. A :class:`UserError`, or a disk that refuses, becomes one
+    message on stderr and exit code 2; anything else a traceback and exit code 1.
     """
     configure_logging()
     signal.signal(signal.SIGTERM, _terminate)
@@ -40,12 +45,21 @@ def run_job(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         code = 130
-    except Exception:
-        sys.stderr.write(redact(traceback.format_exc()))
-        code = 1
+    except Exception as error:
+        if comes_from_outside(error):
+            complain(str(error))
+            code = EXIT_USER_ERROR
+        else:
+            sys.stderr.write(redact(traceback.format_exc()))
+            code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     raise SystemExit(code)
+
+
+def comes_from_outside(error: BaseException) -> bool:
+    """Whether a disk, and not the code, is what was wrong."""
+    return isinstance(error, OSError) and error.errno in _OUTSIDE
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -14,12 +14,12 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundation import access
 from foundation.cores import available_cores
+from foundation.java_log import LOG_FOLDER, java_writes_to
 from foundation.memory import available_memory
 from foundation.places import Place, for_spark, scheme_of
 from foundation.settings import UserError
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
-LOG_FOLDER = Path("local/logs")
-"""Where the output of a Spark that a job starts goes, below the current directory."""
-_LARGEST_LOG = 8 * 2**20
 _DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 
 # Hadoop's client for S3, of the release that Spark 4.0 brings, and of Amazon's SDK the parts that it calls (9 MB):
@@ -137,7 +134,7 @@ def build_session(
         builder = builder.config(key, value)
     log = LOG_FOLDER / f"spark-{re.sub(r'[^A-Za-z0-9_-]', '_', app_name)}.log"
     try:
-        with _java_writes_to(log):
+        with java_writes_to(log) as log:
             spark = builder.getOrCreate()
     except PySparkRuntimeError as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:]) if log.exists() else ""
@@ -176,27 +173,6 @@ def _check_store(spark: SparkSession, place: Place) -> None:
                 f"--conf '{_EXCLUDES}={','.join(S3_EXCLUDES)}'"
             )
         raise UserError(f"{place}: Spark has no client for {scheme}: stores; {how}") from None
-
-
-@contextmanager
-def _java_writes_to(log: Path) -> Iterator[None]:
-    """Let a Java process that is started meanwhile inherit ``log`` as its stderr; none is if Spark runs already."""
-    from pyspark import SparkContext
-
-    if SparkContext._gateway is not None or "PYSPARK_GATEWAY_PORT" in os.environ:
-        yield
-        return
-    log.parent.mkdir(parents=True, exist_ok=True)
-    too_large = log.exists() and log.stat().st_size > _LARGEST_LOG
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    try:
-        with log.open("wb" if too_large else "ab") as file:
-            os.dup2(file.fileno(), 2)
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
 
 
 def wanted_conf(

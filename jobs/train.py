@@ -18,7 +18,7 @@ from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
 from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
 from foundation import stores
-from foundation.job import complain, job_parser, run_job, say, say_table
+from foundation.job import comes_from_outside, complain, job_parser, run_job, say, say_table
 from foundation.redaction import redact
 from foundation.session import build_session
 from foundation.settings import UserError, load_settings
@@ -111,9 +111,13 @@ def main() -> int:
             tracker.finish("KILLED")
             say_how_to_go_on(job, run_id)
             raise
-        except BaseException:
+        except BaseException as error:
             tracker.finish("FAILED")
-            raise
+            if not comes_from_outside(error):
+                raise
+            complain(f"training failed: {error}")
+            say_how_to_go_on(job, run_id)
+            return EXIT_TRAINING_FAILED
     finally:
         spark.stop()
 

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ class Tracker:
 
     Raises:
         RegistryError: The store cannot be opened, or the model could not be registered there.
+        UserError: The folder cannot be written to.
     """
 
     def __init__(self, settings: MlflowSettings, folder: Path, retry_seconds: float = 60.0) -> None:
@@ -72,6 +74,7 @@ class Tracker:
         self.folder = folder
         self.run_id = ""
         self.version: registry.RegisteredVersion | None = None
+        _check_folder(folder)
         self._client = registry.connect(settings.tracking_uri)
         self._experiment_id = self._experiment()
         registry.prepare(self._client, settings.registered_model)
@@ -123,8 +126,10 @@ class Tracker:
             The run's id.
 
         Raises:
-            RegistryError: MLflow does not take it.
+            RegistryError: MLflow does not take it, or another process is at it.
         """
+        if run_id is not None:
+            self._claim_run(run_id)
         try:
             if run_id is None:
                 run = self._client.create_run(self._experiment_id, run_name=self.settings.run_name)
@@ -136,12 +141,23 @@ class Tracker:
             raise registry.RegistryError(
                 f"MLflow cannot start run {run_id or '(new)'}: {error.message}"
             ) from error
-        own = self.folder / self.run_id
-        own.mkdir(parents=True, exist_ok=True)
-        self._claim = claim(own)
-        self._backlog = Backlog(own / BACKLOG_FILE, self._receiver, self._deliver, self._retry_seconds)
+        if self._claim is None:
+            self._claim_run(self.run_id)
+        path = self.folder / self.run_id / BACKLOG_FILE
+        self._backlog = Backlog(path, self._receiver, self._deliver, self._retry_seconds)
         self._deliver_what_is_left()
         return self.run_id
+
+    def _claim_run(self, run_id: str) -> None:
+        """Two processes that went on with one run would write each other's checkpoints and records."""
+        own = self.folder / run_id
+        own.mkdir(parents=True, exist_ok=True)
+        self._claim = claim(own)
+        if self._claim is None:
+            raise registry.RegistryError(
+                f"run {run_id}: another process on this machine is at it ({own} is locked); expected a run that has "
+                "ended: wait for it, or end it"
+            )
 
     def _deliver_what_is_left(self) -> None:
         """Deliver what earlier runs left for this MLflow, unless they are still at it."""
@@ -369,6 +385,18 @@ class Tracker:
 
     def _send_status(self, run_id: str, status: str) -> None:
         self._client.set_terminated(run_id, status)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that takes no files, before there is a run that would be left open."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"checkpoint.scratch, or checkpoint.folder: cannot write to {folder}: {error}"
+        ) from error
 
 
 def receiver_name(tracking_uri: str) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -34,6 +35,10 @@ from hinet_model.training.position import Best, Position
 FORMAT = 2
 
 _STATE, _POSITION, _MANIFEST = "state.pt", "position.json", "manifest.json"
+_NAME = re.compile(r"step-\d{9,}")
+_FILES = r"(state\.pt|position\.json|manifest\.json|rows-\d{5}-of-\d{5}\.pt)"
+_WRITTEN = re.compile(rf"{_FILES}|\.{_FILES}-\d+-\d+")
+"""Files of a checkpoint, and drafts of them that a killed writer has left."""
 
 
 class OtherRunError(CheckpointError):
@@ -63,9 +68,21 @@ def write(folder: stores.Place, state: dict[str, Any], position: Position, alive
 def begin(folder: stores.Place, global_step: int) -> str:
     """Place of a checkpoint that is about to be written; it does not exist until `finish`, whatever was there."""
     begun = stores.join(folder, name_of(global_step))
-    stores.delete(stores.join(begun, _MANIFEST))
-    stores.delete(begun)
+    _remove(begun)
     return begun
+
+
+def _remove(checkpoint: stores.Place) -> None:
+    """Remove a checkpoint, its manifest first; what someone else keeps under its name stays."""
+    if stores.is_file(checkpoint):
+        return
+    found = stores.names(checkpoint)
+    written = [name for name in found if _WRITTEN.fullmatch(name)]
+    stores.delete(stores.join(checkpoint, _MANIFEST))
+    for name in written:
+        stores.delete(stores.join(checkpoint, name))
+    if written == found:
+        stores.delete(checkpoint)
 
 
 def write_rows(
@@ -212,7 +229,7 @@ def newest_first(folder: stores.Place) -> Iterator[str]:
 
 def _all_of(folder: stores.Place) -> list[str]:
     """Places of all checkpoints below ``folder``, whole or not, the newest first."""
-    names = [name for name in stores.names(folder) if name.startswith("step-")]
+    names = [name for name in stores.names(folder) if _NAME.fullmatch(name)]
     return [stores.join(folder, name) for name in sorted(names, reverse=True)]
 
 
@@ -259,13 +276,12 @@ def prune(folder: stores.Place, written: stores.Place, keep: int) -> None:
     manifests = stores.sizes([stores.join(place, _MANIFEST) for place in ours])
     # What was begun and never finished is gone on from by nobody, and keeps no other from being kept.
     for place in [place for place, size in zip(ours, manifests, strict=True) if size is None]:
-        stores.delete(place)
+        _remove(place)
         ours.remove(place)
     named = {best.checkpoint for path in ours[:keep] if (best := _best_of(path)) is not None}
     for checkpoint in ours[keep:]:
         if stores.name_of(checkpoint) not in named:
-            stores.delete(stores.join(checkpoint, _MANIFEST))
-            stores.delete(checkpoint)
+            _remove(checkpoint)
 
 
 def _best_of(checkpoint: stores.Place) -> Best | None:

@@ -18,8 +18,8 @@ import torch
 from job_files import load_job
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from small_log import SCENARIOS, TASKS, write_contract, write_log, write_settings
 
+from benchmarks.small_flow import SCENARIOS, TASKS, write_contract, write_log, write_settings
 from feature_eng import delta
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState

@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 import yaml
 from deltalake import DeltaTable
+from job_runs import SAID, run_job
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 from pyarrow import fs
-from small_log import LENIENT, SAID, run_job, write_settings
 
+from benchmarks.small_flow import LENIENT, write_settings
 from feature_eng import delta
 from feature_eng.contract import load_contract, stored_name
 from feature_eng.encoder.state import EncoderState

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from job_files import load_job
+from job_runs import ROOT
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from small_log import ROOT
 
 from feature_eng.contract import Contract, SixScenarios, load_contract
 from feature_eng.sources.six_scenarios.process import Process

@@ -15,10 +15,10 @@ from types import ModuleType
 import pytest
 import yaml
 from job_files import load_job
+from job_runs import ROOT, run_job
 from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from small_log import ROOT, run_job
 
 from feature_eng.contract import load_contract
 from feature_eng.encoder.spark import with_row_id

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 LAST_WORDS = frozenset({"finished", "failed", "stalled"})
 ABORT_EXIT_CODE = 71
 LOST_EXIT_CODE = 72
+_REFUSED_SECONDS = 5.0
+"""How long the driver's host may say that nobody listens: the listener lives as long as the driver's process."""
 CONFIRMED = b"heard "
 """With a number: all reports up to it have arrived."""
 
@@ -205,17 +207,24 @@ class ReportClient:
                 self._changed.notify_all()
 
     def _reach(self) -> Link:
-        """Connect, again and again for as long as a worker is waited for."""
-        deadline, pause = time.monotonic() + self._reconnect_seconds, 0.1
+        """Connect, again and again for as long as a worker is waited for, or until the driver is known to be gone."""
+        began, pause = time.monotonic(), 0.1
+        deadline = began + self._reconnect_seconds
+        refused_until: float | None = None
         while True:
             try:
                 return self._connect()
             except (OSError, EOFError, AssertionError, AuthenticationError) as error:
-                if time.monotonic() + pause > deadline:
+                now = time.monotonic()
+                if not isinstance(error, ConnectionRefusedError):
+                    refused_until = None
+                elif refused_until is None:
+                    refused_until = now + _REFUSED_SECONDS
+                if now + pause > min(deadline, refused_until or deadline):
                     host, port = self._address
                     raise ChannelError(
                         f"rank {self._rank} on {socket.gethostname()} cannot reach the driver's report channel at "
-                        f"{host}:{port} within {self._reconnect_seconds:g} s ({type(error).__name__}: {error}); "
+                        f"{host}:{port} after {now - began:.1f} s ({type(error).__name__}: {error}); "
                         "expected spark.driver.host to be an address that the workers can reach"
                     ) from error
             # Not all workers at once.

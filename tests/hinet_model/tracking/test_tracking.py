@@ -175,10 +175,14 @@ def test_figures_are_recorded_as_images(tracker: Tracker) -> None:
     assert artifact(tracker, "figures/scenario_attention.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_resumed_run_goes_on_in_the_same_run(tracker: Tracker, tmp_path: Path) -> None:
+def test_a_run_that_has_ended_is_gone_on_with_and_one_under_way_is_not(
+    tracker: Tracker, tmp_path: Path
+) -> None:
     tracker.log_metrics({"train/loss": 1.0}, step=1)
-    tracker.finish("FAILED")
     again = Tracker(tracker.settings, tmp_path / "run")
+    with pytest.raises(registry.RegistryError, match="another process on this machine is at it"):
+        Tracker(tracker.settings, tmp_path / "run").start_run(tracker.run_id)
+    tracker.finish("FAILED")
     assert again.start_run(tracker.run_id) == tracker.run_id
     again.log_metrics({"train/loss": 0.5}, step=2)
     assert again.finish() == 0

@@ -84,6 +84,27 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert position.global_step == 1
 
 
+def test_what_others_keep_under_a_checkpoint_s_name_is_left_where_it_is(tmp_path: Path) -> None:
+    notes = tmp_path / "step-notes"
+    notes.mkdir()
+    for place in (tmp_path / "step-000000001", tmp_path / "step-000000004"):
+        place.mkdir()
+        (place / "notes.txt").write_text("mine")
+        (place / ".state.pt-12-34").write_text("a killed writer's")
+    (tmp_path / "step-000000002").write_text("a file of mine")
+    for step in (3, 4, 5, 6):
+        checkpoint.prune(tmp_path, written(tmp_path, step), keep=1)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [
+        "step-000000001/notes.txt",
+        "step-000000002",
+        "step-000000004/notes.txt",
+        *(f"step-000000006/{name}" for name in ("manifest.json", "position.json", "state.pt")),
+    ]
+    assert notes.is_dir()
+    assert checkpoint.latest(tmp_path) == str(tmp_path / "step-000000006")
+
+
 def test_every_piece_that_is_written_or_read_and_hashed_on_the_way_is_a_sign_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
