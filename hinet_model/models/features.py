@@ -88,10 +88,13 @@ def build_embedding(
     """The fused embedding of a layout's fields.
 
     Args:
-        settings: Widths of the features, and the spread that rows start with.
+        settings: Widths of the features, their products, and the spread that rows start with.
         layout: The fields, laid out with the same widths.
         times: How many rows' widths stand side by side in one.
         shard: Rows of the table that are held here.
+
+    Raises:
+        ConfigError: Products of features that the data do not have, or that cannot be multiplied.
     """
     spans = [(field.positions[0], field.positions[-1] + 1) for field in layout.slot_fields]
     return FusedEmbedding(
@@ -103,7 +106,37 @@ def build_embedding(
         settings.embedding_std,
         [field.parts for field in layout.slot_fields],
         shard,
+        _products(settings, layout),
     )
+
+
+def _products(settings: OuterSettings, layout: BatchLayout) -> list[tuple[list[int], list[int]]]:
+    """Numbers of the id features on the two sides of each product.
+
+    Raises:
+        ConfigError: Features that the data do not have or that are numbers, and widths that differ: all faults.
+    """
+    places = {field.name: number for number, field in enumerate(layout.slot_fields)}
+    faults = []
+    for number, product in enumerate(settings.products):
+        where = f"model.products.{number}"
+        named = [*product.left, *product.right]
+        for name in named:
+            if name in layout.number_columns:
+                faults.append(f"{where}: '{name}' is a number; expected one of {', '.join(places)}")
+            elif name not in places:
+                faults.append(unknown_name(where, name, list(places)))
+        fields = [layout.slot_fields[places[name]] for name in named if name in places]
+        widths = {field.name: _width(settings, field.shares or field.name) for field in fields}
+        if len(set(widths.values())) > 1:
+            told = ", ".join(f"'{name}' {width}" for name, width in widths.items())
+            faults.append(f"{where}: features of several widths, {told}; expected one width")
+    if faults:
+        raise ConfigError(faults)
+    return [
+        ([places[name] for name in product.left], [places[name] for name in product.right])
+        for product in settings.products
+    ]
 
 
 def columns_of(
@@ -121,7 +154,7 @@ def columns_of(
         ConfigError: Names that the data do not have.
     """
     places = {field.name: embedding.columns_of(number) for number, field in enumerate(layout.slot_fields)}
-    first = embedding.out_dim - layout.num_numbers
+    first = embedding.first_number
     places |= {name: [first + number] for number, name in enumerate(layout.number_columns)}
     unknown = [unknown_name(where, name, list(places)) for name in names if name not in places]
     if unknown:

@@ -13,6 +13,13 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+class ProductSettings(Settings):
+    """One product of features: names of the contract on either side."""
+
+    left: Annotated[list[str], Field(min_length=1)]
+    right: Annotated[list[str], Field(min_length=1)]
+
+
 class OuterSettings(Settings):
     """Keys of what stands around a network: the features it reads, and how a model is made of it."""
 
@@ -49,6 +56,10 @@ class OuterSettings(Settings):
     `optimiser.table: adagrad` then keeps its accumulator for each of those, not for the value as a whole."""
     embedding_std: float = Field(default=0.01, gt=0.0, le=1.0)
     """Standard deviation of the normal distribution that embedding rows start from."""
+    products: list[ProductSettings] = Field(default=[])
+    """Products that join the features, number by number: [{left: [age_group, query], right: [item_id, cuisine]}] adds
+    the sum of the left features' embeddings times the sum of the right ones'. All of one product are of one width.
+    (NFM, SIGIR 2017, equation 4, between two groups.) A perceptron hardly finds products by itself."""
     warm_start: str | None = None
     """Registered model whose weights training begins with, `models:/hinet@champion` or `models:/hinet/3`: rows of the
     embedding table by the values they stand for, all else as it is. It must be of the same settings, scenarios and

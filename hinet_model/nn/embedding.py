@@ -1,9 +1,9 @@
-"""The fused embedding table: the rows of all id features' indices, and a batch's features from them.
+"""The fused embedding table: the rows of all id features' indices, and a batch's features and their products from them.
 
 Shape letters in this file:
     B  rows in the batch     U  distinct table rows the batch touches
     L  look-ups of a row     D  width of a table row
-    F  id features' parts    P  number columns
+    F  id features' parts    P  number columns   X  width of all products
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hinet_model.nn.row_shard import WHOLE, RowShard, draw_rows
 
 
 class FusedEmbedding(nn.Module):
-    """Look up id features in one table, pool those with several slots, append the numbers.
+    """Look up id features in one table, pool those with several slots, append the numbers, then the products.
 
     A feature that is wider than a row of the table is made of several, its parts, one behind the other.
     The pooled value is the mean over the slots in use; a feature without any is zero. Slots that hold an
@@ -35,9 +35,11 @@ class FusedEmbedding(nn.Module):
         std: Standard deviation of the normal distribution that rows start from.
         parts: Rows of the table that make one value of each feature; one each if not given.
         shard: Rows that this worker holds; what it lacks must come to it from outside.
+        products: Numbers of the id features on either side of each product, all of one width: the sum of the
+            left ones times the sum of the right ones, number by number.
 
     Shape:
-        rows_UD: ``(U, D)``  ->  ``(B, F * D + P)``
+        rows_UD: ``(U, D)``  ->  ``(B, F * D + P + X)``
     """
 
     def __init__(
@@ -50,13 +52,17 @@ class FusedEmbedding(nn.Module):
         std: float,
         parts: Sequence[int] | None = None,
         shard: RowShard = WHOLE,
+        products: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
     ) -> None:
         super().__init__()
         self.dim = dim
         self.std = std
         self.spans = [(start, stop, many) for (start, stop), many in zip(slot_spans, pooled, strict=True)]
         self.parts = [1] * len(self.spans) if parts is None else list(parts)
-        self.out_dim = sum(self.parts) * dim + num_numbers
+        self.products = [(tuple(left), tuple(right)) for left, right in products]
+        self.first_number = sum(self.parts) * dim
+        self.out_dim = self.first_number + num_numbers
+        self.out_dim += sum(self.parts[left[0]] * dim for left, _ in self.products)
         self.num_embeddings, self.shard = num_embeddings, shard
         self.weight: Tensor = nn.Parameter(torch.empty(shard.num_rows(num_embeddings), dim))
 
@@ -122,7 +128,19 @@ class FusedEmbedding(nn.Module):
             else:
                 features.append(F.embedding(slots, padded).flatten(1))
         features.append(batch.numbers)
-        return torch.cat(features, dim=1)
+        x_BD = torch.cat(features, dim=1)
+        if not self.products:
+            return x_BD
+        products = [self._sum(x_BD, left) * self._sum(x_BD, right) for left, right in self.products]
+        return torch.cat([x_BD, *products], dim=1)
+
+    def _sum(self, x_BD: Tensor, fields: Sequence[int]) -> Tensor:
+        """The sum of some features of one width."""
+        return torch.stack([x_BD[:, self._place(field)] for field in fields]).sum(dim=0)
+
+    def _place(self, field: int) -> slice:
+        first = sum(self.parts[:field]) * self.dim
+        return slice(first, first + self.parts[field] * self.dim)
 
     def _runs(self) -> list[tuple[int, int, int, bool]]:
         """The spans with their parts, neighbours of one slot each merged: they are one look-up."""
@@ -136,5 +154,5 @@ class FusedEmbedding(nn.Module):
 
     def columns_of(self, field: int) -> list[int]:
         """Places of id feature number ``field`` in a row of features."""
-        first = sum(self.parts[:field])
-        return list(range(first * self.dim, (first + self.parts[field]) * self.dim))
+        place = self._place(field)
+        return list(range(place.start, place.stop))
