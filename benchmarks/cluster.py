@@ -137,7 +137,6 @@ def _write_settings(folder: Path) -> None:
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.log.level": "ERROR",
     }
     file = folder / "spark.conf"
     file.touch(mode=0o600)

@@ -7,6 +7,7 @@ PySpark is imported when a session is asked for, and not before.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -154,6 +155,24 @@ def build_session(
     for place in places:
         _check_store(spark, place)
     return spark
+
+
+def end_session(spark: SparkSession) -> None:
+    """Stop Spark; a JVM that is gone already needs none: a signal to all processes of a job has ended it too."""
+    from py4j.protocol import Py4JError
+
+    with contextlib.suppress(Py4JError, OSError):
+        spark.stop()
+
+
+def is_alive(spark: SparkSession) -> bool:
+    """Whether the session can run anything: its JVM may have been killed, or its cluster have given it up."""
+    from py4j.protocol import Py4JError
+
+    try:
+        return not spark.sparkContext._jsc.sc().isStopped()
+    except (Py4JError, OSError, AttributeError):
+        return False
 
 
 def _check_store(spark: SparkSession, place: Place) -> None:

@@ -109,7 +109,7 @@ def main() -> None:
             build(spark, contract, given.source, given.warehouse, *layout, as_of, given.accept_drift)
         say(f"took {time.monotonic() - started:.0f} s")
     finally:
-        spark.stop()
+        delta.end_session(spark)
 
 
 def second_of(as_of: str | None, contract: Contract) -> int | None:

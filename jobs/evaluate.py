@@ -97,7 +97,7 @@ def main() -> None:
         asked = contest.Roles(ROW, weight=given.weight, slices=slices)
         result, inside, data = judged(spark, client, versions, examples, described, asked)
     finally:
-        spark.stop()
+        delta.end_session(spark)
     decision = decision_by_default(result, versions)
     evaluation.record(client, versions[CHALLENGER], result, "passed" if decision.promote else "failed")
     if given.json is not None:

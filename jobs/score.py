@@ -102,7 +102,7 @@ def main() -> None:
             written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
             summarise(spark, output, written, scorer)
         finally:
-            spark.stop()
+            delta.end_session(spark)
     say(f"took {time.monotonic() - started:.0f} s")
     if "evaluated_against" in version.tags:
         say(f"\n{version.uri} on its test rows")

@@ -99,7 +99,7 @@ def main() -> None:
         examples = delta.read(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
         found = simulated(spark, client, versions, examples, given)
     finally:
-        spark.stop()
+        delta.end_session(spark)
     say(f"SIMULATED A/B test: control {versions[0].uri}, treatment {versions[1].uri}")
     say(
         f"score: {' x '.join(f'{part}^{power:g}' for part, power in given.score.items())}; {given.shown} shown"

@@ -157,7 +157,7 @@ def prepare(study: StudySettings, warehouse: str, folder: Path) -> Data:
             examples = delta.read(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
             test_rows(spark, contract, examples).save(place)
     finally:
-        spark.stop()
+        delta.end_session(spark)
     return Data(contract, snapshot, version, TestRows.load(place))
 
 

@@ -20,7 +20,7 @@ from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
 from foundation import stores
 from foundation.job import comes_from_outside, complain, job_parser, run_job, say, say_table
 from foundation.redaction import redact
-from foundation.session import build_session
+from foundation.session import build_session, end_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle.calibrating import calibrate
 from hinet_model.lifecycle.evaluation import to_results
@@ -119,7 +119,7 @@ def main() -> int:
             say_how_to_go_on(job, run_id)
             return EXIT_TRAINING_FAILED
     finally:
-        spark.stop()
+        end_session(spark)
 
 
 def train(

@@ -123,7 +123,7 @@ def run(
             cause = monitor.error()
             if cause is None:
                 cause = TrainingError(
-                    f"the workers ended without a report: {error}\n{output.tail()}", lost=True
+                    f"the workers ended without a report: {error}\n{output.tail()}".rstrip(), lost=True
                 )
             raise cause from error
         finally:

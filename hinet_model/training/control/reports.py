@@ -151,9 +151,11 @@ class ReportClient:
             except ChannelError as error:
                 if self._closed:
                     return
-                sys.stderr.write(f"{error}\n")
-                logger.error("%s; this worker ends, the driver has given it up", error)
-                os._exit(LOST_EXIT_CODE)
+                try:
+                    logger.error("%s; this worker ends, the driver has given it up", error)
+                    sys.stderr.write(f"{error}\n")
+                finally:  # who read what it writes may be gone too
+                    os._exit(LOST_EXIT_CODE)
 
     def _speak_on(self, link: Link, broken: threading.Event) -> None:
         """Returns when all is said and this end is closed, or when the connection is found broken."""

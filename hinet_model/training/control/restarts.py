@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from foundation.session import is_alive
 from hinet_model.training import checkpoint
 from hinet_model.training.control import launch
 from hinet_model.training.control.launch import Entry
@@ -90,6 +91,8 @@ class Attempts:
 
     def _again(self, spark: SparkSession, error: TrainingError) -> TrainingJob:
         """The job of the next attempt, when there is room for it."""
+        if not is_alive(spark):
+            raise TrainingError(f"the driver's Spark is gone: killed, or out of memory\n{error}") from error
         self.restarts += 1
         pause = min(_FIRST_PAUSE * 2 ** (self.restarts - 1), _LONGEST_PAUSE)
         newest = checkpoint.latest(self._job.checkpoint_folder)

@@ -6,8 +6,10 @@ import json
 import logging
 import multiprocessing
 import multiprocessing.connection
+import os
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -218,6 +220,9 @@ def test_a_worker_that_is_away_is_lost_only_after_its_time() -> None:
 
 
 def _lonely(address: tuple[str, int], key: bytes) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # nobody reads what it writes either
+    sys.stderr = os.fdopen(writer, "w", buffering=1)
     client = ReportClient(address, key, 0, 60.0, dict, reconnect_seconds=60.0)
     client.send("hello", log="here")
     time.sleep(60)
