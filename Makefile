@@ -56,6 +56,7 @@ cluster: setup  ## all five jobs on a Spark standalone cluster of two workers, o
 
 chaos: setup  ## faults planted into real runs of two workers, and a table of what came of each (SEEDS="1 2 3")
 	@$(BIN)/python -m benchmarks.chaos --seeds $(or $(SEEDS),1)
+	@$(BIN)/python -m benchmarks.chaos_jobs --seeds $(or $(SEEDS),1)
 
 ui: setup  ## the MLflow UI on this project's runs
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///local/mlflow/mlflow.db

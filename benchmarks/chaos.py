@@ -4,6 +4,7 @@ examples:
     python -m benchmarks.chaos --seeds 1
     python -m benchmarks.chaos --seeds 1 2 3 --table docs/chaos_table.md
     python -m benchmarks.chaos --only "SIGSTOP of rank 1"
+    python -m benchmarks.chaos --goodput 200
 
 Every run trains the same small table, on Spark tasks with Horovod, in the same session; the seed draws the step at
 which the fault comes. A run that goes on by itself, or by ``--resume`` once the cause is mended, must end with the
@@ -97,7 +98,7 @@ class Rehearsal:
     def meet(self, kind: str, step: int, seed: int) -> Row:
         """Plant one fault into one run."""
         job = self._placed(f"{seed}-{list(KINDS).index(kind)}")
-        Order(kind, step, self._file).write(job)
+        Order(kind, (step,), self._file).write(job)
         noticed: list[float] = []
 
         def on_report(report: Any) -> None:
@@ -115,7 +116,7 @@ class Rehearsal:
             noticed.append(time.time())
             said = str(error)
         finally:
-            at = faults.happened_at(job)
+            at = next(iter(faults.happened_at(job)), None)
             spare.replace(self._file)
         if said:
             attempts = Attempts(replace(job, resume=True), lambda report: None)
@@ -134,6 +135,26 @@ class Rehearsal:
         after = None if at is None or not noticed else max(0.0, noticed[0] - at)
         return Row(kind, step, after, happened, rows, equal, attempts.goodput, right)
 
+    def three_kills(self, epochs: int, seed: int) -> None:
+        """Say what three kills cost a longer run, and what it has of its time without them."""
+        training = self._job.settings.training.model_copy(update={"epochs": epochs, "restarts": 3})
+        saved = self._job.settings.checkpoint.model_copy(update={"every_steps": 100, "every_epochs": 50})
+        sections = {"training": training, "checkpoint": saved}
+        self._job = replace(self._job, settings=self._job.settings.model_copy(update=sections))
+        straight = Attempts(self._placed("straight"), lambda report: None)
+        expected, _ = self._train(straight, None)
+        job = self._placed("three kills")
+        quarter = int(expected[0]["global_step"]) // 4
+        draw = random.Random(seed)
+        steps = tuple(quarter * place + draw.randint(-quarter // 4, quarter // 4) for place in (1, 2, 3))
+        Order("kill -9 of rank 1 in compute", steps, self._file).write(job)
+        killed = Attempts(job, lambda report: None)
+        results, _ = self._train(killed, faults.main)
+        for name, attempts in (("undisturbed", straight), ("three kills", killed)):
+            say(f"{name}: {attempts.seconds:.0f} s, {100 * attempts.goodput:.0f} % of it useful")
+        same = results[0]["weights"] == results[1]["weights"] == expected[0]["weights"]
+        say(f"killed after steps {steps} of {4 * quarter}; weights {'equal' if same else 'DIFFER'}")
+
 
 def build(flow: SmallFlow) -> None:
     """The training table, by the job."""
@@ -144,8 +165,8 @@ def build(flow: SmallFlow) -> None:
     )  # fmt: skip
 
 
-def rehearse(folder: Path, seeds: Sequence[int], only: Sequence[str]) -> list[Row]:
-    """All faults, for every seed."""
+def rehearse(folder: Path, seeds: Sequence[int], only: Sequence[str], goodput: int = 0) -> list[Row]:
+    """All faults, for every seed; or what three kills cost a run of so many epochs."""
     flow = write_flow(folder / "flow", restarts=2)
     build(flow)
     overrides = [f"watchdog.{name}" for name in ("stall_seconds=8", "judge_seconds=8", "heartbeat_seconds=0.5",
@@ -161,6 +182,9 @@ def rehearse(folder: Path, seeds: Sequence[int], only: Sequence[str]) -> list[Ro
         job = TrainingJob(settings, snapshot, schema, "", "")
         rehearsal = Rehearsal(spark, job, folder)
         say(f"undisturbed: {rehearsal.seconds:.0f} s, {rehearsal.steps} steps")
+        if goodput:
+            rehearsal.three_kills(goodput, seeds[0])
+            return []
         # Within the second epoch, so that files are opened, and an epoch validated, once more after it.
         steps = epoch_plan(job, 0).num_steps
         rows = []
@@ -210,11 +234,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--table", type=Path, help="file that the table is written to")
+    parser.add_argument(
+        "--goodput",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="what three kills cost a run, and nothing else",
+    )
     given = parser.parse_args()
     configure_logging()
     table = None if given.table is None else given.table.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        rows = rehearse(Path(folder), given.seeds, given.only)
+        rows = rehearse(Path(folder), given.seeds, given.only, given.goodput)
     if table is not None:
         table.write_text(HEADER + "".join(f"{as_line(row)}\n" for row in rows), encoding="utf-8")
     wrong = [row.kind for row in rows if not row.right]

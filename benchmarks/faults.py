@@ -1,6 +1,6 @@
-"""Faults: what `benchmarks.chaos` does to a worker, once, at a moment of its own; each kind is a line and a function.
+"""Faults: what `benchmarks.chaos` does to a worker, at moments of its own; each kind is a line and a function.
 
-A worker finds the fault that it is to meet with in a file beside its logs, and leaves a mark there when it has.
+A worker finds the fault that it is to meet with in a file beside its logs, and leaves a mark there each time it has.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class Order:
 
     Args:
         kind: Name among `KINDS`.
-        step: After which step, or from which on in its phase.
+        steps: After which steps, once each, or from which on in its phase.
         data_file: A file of the training split.
     """
 
     kind: str
-    step: int
+    steps: tuple[int, ...]
     data_file: str
 
     def write(self, job: TrainingJob) -> None:
@@ -99,10 +99,9 @@ class Order:
         file.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
-def happened_at(job: TrainingJob) -> float | None:
-    """When the fault has happened, by the system's clock."""
-    mark = _folder(job) / "happened"
-    return mark.stat().st_mtime if mark.exists() else None
+def happened_at(job: TrainingJob) -> list[float]:
+    """When the fault has happened, by the system's clock, the first time first."""
+    return sorted(mark.stat().st_mtime for mark in _folder(job).glob("happened-*"))
 
 
 def _folder(job: TrainingJob) -> Path:
@@ -111,45 +110,53 @@ def _folder(job: TrainingJob) -> Path:
 
 def main(job: TrainingJob) -> dict[str, Any]:
     """Entry of a worker that meets with the fault that lies beside its logs."""
-    order = Order(**json.loads((_folder(job) / "fault.json").read_text(encoding="utf-8")))
+    content = json.loads((_folder(job) / "fault.json").read_text(encoding="utf-8"))
+    order = Order(content["kind"], tuple(content["steps"]), content["data_file"])
     kind, rank = KINDS[order.kind], int(os.environ["HOROVOD_RANK"])
     if rank != kind.rank:
         return worker.main(job)
     act = partial(globals()[f"_{kind.act}"], job, order)
     if kind.before:
-        _once(job, act)
+        _once(job, order.steps[0], act)
         return worker.main(job)
     return worker.main(job, [_Meets(job, order, act)])
 
 
-def _once(job: TrainingJob, act: Callable[[], None]) -> None:
+def _mark(job: TrainingJob, step: int) -> Path:
+    return _folder(job) / f"happened-{step}"
+
+
+def _once(job: TrainingJob, step: int, act: Callable[[], None]) -> None:
     try:
-        (_folder(job) / "happened").touch(exist_ok=False)
+        _mark(job, step).touch(exist_ok=False)
     except FileExistsError:
         return
     act()
 
 
 class _Meets(Callback):
-    """Does it, after its step or in its phase."""
+    """Does it, after its next step or in its phase."""
 
     def __init__(self, job: TrainingJob, order: Order, act: Callable[[], None]) -> None:
         self._job, self._order, self._act = job, order, act
         self._waits = False
+        left = [step for step in order.steps if not _mark(job, step).exists()]
+        self._step = min(left, default=None)
 
     def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
-        if run.state.global_step < self._order.step or self._waits:
+        step = self._step
+        if step is None or run.state.global_step < step or self._waits:
             return
         phase, enter = KINDS[self._order.kind].phase, run.progress.enter
         self._waits = True
         if phase is None:
-            _once(self._job, self._act)
+            _once(self._job, step, self._act)
             return
 
         def entering(name: str) -> None:
             enter(name)
             if name == phase:
-                _once(self._job, self._act)
+                _once(self._job, step, self._act)
 
         vars(run.progress)["enter"] = entering
 

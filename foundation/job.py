@@ -78,6 +78,8 @@ def configure_logging(level: int = logging.INFO) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # MLflow sets its own level when it is imported, and tells of every table that it makes.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # What a server did not answer is told by whoever asked, after the last try.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     # PySpark logs the traceback of every expression that does not fit, handled or not.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
     for name in ("foundation", "feature_eng", "hinet_model", Path(sys.argv[0]).stem):

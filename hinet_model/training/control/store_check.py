@@ -7,6 +7,7 @@ the run in its first seconds, where the first checkpoint would have ended it aft
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 from collections.abc import Iterator
@@ -41,7 +42,9 @@ def token_at(folder: str) -> Iterator[str]:
     try:
         yield token
     finally:
-        stores.delete(stores.join(folder, _FOLDER))
+        # A store that takes nothing any more has ended the run: that is told, and not what is left lying there.
+        with contextlib.suppress(OSError, UserError):
+            stores.delete(stores.join(folder, _FOLDER))
 
 
 def answer(folder: str, token: str, rank: int) -> None:

@@ -57,3 +57,14 @@ def test_a_worker_that_may_only_read_is_named(tmp_path: Path) -> None:
         (tmp_path / ".store-check" / token / "rank-0").mkdir()  # a file of this name cannot be made
         with pytest.raises(StoreCheckError, match=r"rank 0 on .* cannot write to "):
             answer(str(tmp_path), token, 0)
+
+
+def test_what_ended_the_run_is_told_and_not_that_the_token_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(place: str) -> None:
+        raise OSError(30, "Read-only file system", place)
+
+    with pytest.raises(ValueError, match="what ended the run"), token_at(str(tmp_path)):  # noqa: PT012
+        monkeypatch.setattr(stores, "delete", refuses)
+        raise ValueError("what ended the run")
