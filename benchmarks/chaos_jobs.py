@@ -30,7 +30,8 @@ from benchmarks.chaos_places import full, mounted, read_only
 from benchmarks.chaos_runs import Jobs, mlflow_server
 from benchmarks.cluster import standalone_cluster
 
-_GONE_SECONDS = 10.0
+_GONE_SECONDS, _KILLED_SECONDS = 10.0, 30.0
+"""Until all workers are gone: told to end, or without a driver; and where what would end them was killed."""
 _WITHOUT_MLFLOW = 60.0
 """Seconds after which a job that is to start says at the latest that there is no MLflow."""
 
@@ -75,7 +76,7 @@ def _jvm_killed(jobs: Jobs, name: str, epoch: int) -> Row:
     gone = job.seconds_until_gone()
     ended, left = job.end()
     found = jobs.run_of(name)[1]
-    fits = ended == 4 and found == "FAILED" and gone < _GONE_SECONDS and not left and job.quiet()
+    fits = ended == 4 and found == "FAILED" and gone < _KILLED_SECONDS and not left and job.quiet()
     fits = fits and "go on from step-" in job.said
     jobs.go_on(name)
     happened = f"exit {ended}: {job.error()}; workers gone after {gone:.1f} s, run {found}; --resume"

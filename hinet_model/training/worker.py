@@ -23,6 +23,7 @@ from foundation.settings import UserError
 from hinet_model.training.assemble import assemble
 from hinet_model.training.callbacks import Callback
 from hinet_model.training.control import store_check
+from hinet_model.training.control.monitor import COLLECTIVE_ERRORS
 from hinet_model.training.control.reports import ReportClient, Reporter
 from hinet_model.training.control.watchdog import PhaseLimits, Progress, Watchdog
 from hinet_model.training.dist.world import HorovodWorld, World, WorldError
@@ -76,8 +77,7 @@ def main(job: TrainingJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]
                 "failed",
                 error=type(error).__name__,
                 message=str(error),
-                # Of what lies outside of this code its message says all; the log has the rest.
-                traceback="" if isinstance(error, _OUTSIDE) else traceback.format_exc(limit=-8),
+                traceback="" if _lies_outside(error) else traceback.format_exc(limit=-8),
             )
             raise
         finally:
@@ -85,6 +85,11 @@ def main(job: TrainingJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]
         reporter.send(**result)
     reporter.close()
     return result
+
+
+def _lies_outside(error: BaseException) -> bool:
+    """Whether an error's message says all: a lost peer is met with wherever one waits for it. The log has the rest."""
+    return isinstance(error, _OUTSIDE) or type(error).__name__ in COLLECTIVE_ERRORS
 
 
 def train(

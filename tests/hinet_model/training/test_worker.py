@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from horovod.common.exceptions import HorovodInternalError
 
 from hinet_model.data.batch import Batch
 from hinet_model.nn.native import library
-from hinet_model.training import assemble, checkpoint
+from hinet_model.training import assemble, checkpoint, worker
 from hinet_model.training.callbacks import Callback
 from hinet_model.training.checkpoint import best_or_last
 from hinet_model.training.checkpoint_files import CheckpointError
@@ -274,3 +275,9 @@ def test_a_worker_takes_its_share_of_the_cores_that_it_may_use(monkeypatch: pyte
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_full_disk_and_a_lost_peer_are_told_without_the_place_in_the_code() -> None:
+    outside = [OSError(28, "No space left on device"), HorovodInternalError("has been shut down")]
+    assert all(worker._lies_outside(error) for error in outside)
+    assert not worker._lies_outside(ValueError("a fault"))
