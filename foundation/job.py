@@ -76,8 +76,9 @@ def configure_logging(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(LOG_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # MLflow sets its own level when it is imported, and tells of every table that it makes.
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # MLflow sets its own level when it is imported, which may have been before, and tells of every table that it makes.
+    loudness = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("mlflow").setLevel(loudness)
     # What a server did not answer is told by whoever asked, after the last try.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     # PySpark logs the traceback of every expression that does not fit, handled or not.

@@ -63,9 +63,10 @@ CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"
 """Java classes of Spark and Delta, archived by the set-up (``build_tools/class_archive.py``)."""
 
 # Local jobs are short: the optimising compiler and a collector that runs beside them would cost more than they
-# save. Room for the classes from the start spares full collections on the way to it.
+# save. Room for the classes from the start spares full collections on the way to it, and room for compiled code,
+# of which that compiler alone would have 48 MB, spares throwing it out and compiling it anew.
 _FIRST_TIER = "-XX:TieredStopAtLevel=1"
-_JAVA_OPTIONS = f"{_FIRST_TIER} -XX:+UseParallelGC -XX:MetaspaceSize=256m"
+_JAVA_OPTIONS = f"{_FIRST_TIER} -XX:+UseParallelGC -XX:MetaspaceSize=256m -XX:ReservedCodeCacheSize=240m"
 
 # Delta's and Spark's defaults start 50 to 200 tasks for each look at a small table.
 _LOCAL = {

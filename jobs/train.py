@@ -39,9 +39,9 @@ from hinet_model.training import checkpoint
 from hinet_model.training.control.monitor import TrainingError
 from hinet_model.training.control.reports import Report
 from hinet_model.training.control.restarts import Attempts
+from hinet_model.training.earlier_model import earlier_model
 from hinet_model.training.job import TrainingJob, epoch_plan, run_identity
 from hinet_model.training.recording import RunRecorder, export_model
-from hinet_model.training.warm_start import earlier_model
 
 logger = logging.getLogger("train")
 

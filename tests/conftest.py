@@ -43,26 +43,25 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
+# Tables of tests are tiny: compiling a plan, or planning it again after each shuffle, takes longer than all else.
+# Jobs that tests start as processes run as users run them.
+_TINY_TABLES = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
+}
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """One Spark session with Delta for all tests: starting one takes seconds."""
     from foundation.session import build_session
 
-    session = build_session("tests", {"spark.master": "local[4]"})
+    session = build_session("tests", {"spark.master": "local[4]", **_TINY_TABLES})
     yield session
     session.stop()
-
-
-@pytest.fixture(scope="module")
-def interpreted(spark: SparkSession) -> Iterator[SparkSession]:
-    """The session without compiled plans: over few rows, compiling takes longer than all else."""
-    without = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-    before = {name: str(spark.conf.get(name)) for name in without}
-    for name, value in without.items():
-        spark.conf.set(name, value)
-    yield spark
-    for name, value in before.items():
-        spark.conf.set(name, value)
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def logs(draw: st.DrawFn) -> tuple[dict[str, Any], list[str], list[str], list[tu
     return content, list(names), kinds, draw(st.lists(row, min_size=2, max_size=8))
 
 
-def test_every_row_is_an_event_or_a_reject_whatever_it_holds(interpreted: SparkSession) -> None:
+def test_every_row_is_an_event_or_a_reject_whatever_it_holds(spark: SparkSession) -> None:
     outcomes = {"refused": 0, "read": 0, "rows": 0}
 
     @settings(
@@ -111,7 +111,7 @@ def test_every_row_is_an_event_or_a_reject_whatever_it_holds(interpreted: SparkS
             schema = StructType(
                 [StructField(name, KINDS[kind][0]) for name, kind in zip(names, kinds, strict=True)]
             )
-            raw = {"log": interpreted.createDataFrame(rows, schema).coalesce(1)}
+            raw = {"log": spark.createDataFrame(rows, schema).coalesce(1)}
             events = to_events(raw, contract)
         except ContractError as error:
             expect_lines(error.faults)

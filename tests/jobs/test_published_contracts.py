@@ -41,9 +41,9 @@ def job() -> ModuleType:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_contract_of_published_data_builds_trains_and_scores(
-    name: str, job: ModuleType, interpreted: SparkSession, tmp_path: Path
+    name: str, job: ModuleType, spark: SparkSession, tmp_path: Path
 ) -> None:
-    spark, raw = interpreted, tmp_path / "raw"
+    raw = tmp_path / "raw"
     raw.mkdir()
     SAMPLES[name](raw)
     contract = load_contract(ROOT / "conf" / "contracts" / f"{name}.yml")

@@ -76,6 +76,7 @@ def test_it_shows_progress_and_ends_with_a_table(trained: tuple[str, str, Mlflow
     assert "rows/s" in output
     assert " left" in output
     assert "waited for data" in output
+    assert "INFO mlflow" not in output
     for scenario in SCENARIOS:
         assert sum(line.split()[:1] == [scenario] for line in output.splitlines()) == len(TASKS)
     assert f"run       {run_id}" in output

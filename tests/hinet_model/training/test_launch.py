@@ -78,10 +78,6 @@ def finds_a_full_disk(job: TrainingJob) -> dict[str, Any]:
     return broken_worker(job, fault)
 
 
-def is_killed(job: TrainingJob) -> dict[str, Any]:
-    return broken_worker(job, lambda: os.kill(os.getpid(), signal.SIGKILL))
-
-
 def sleeps_for_ever(job: TrainingJob) -> dict[str, Any]:
     return broken_worker(job, lambda: time.sleep(10_000))
 
@@ -312,14 +308,6 @@ def test_a_worker_that_does_not_see_the_driver_s_checkpoints_ends_the_run_before
     assert text.startswith("rank 1 of 2 raised StoreCheckError: checkpoint.folder: rank 1 on ")
     assert "what the driver wrote there; expected a path on storage that all hosts share" in text
     assert not list(Path(two_workers.checkpoint_folder).glob("**/step-*"))
-
-
-def test_a_worker_that_is_killed_ends_the_run_with_its_rank_and_place(
-    spark: SparkSession, two_workers: TrainingJob
-) -> None:
-    text = failing(spark, two_workers, is_killed)
-    assert text.startswith("rank 1 of 2 ended without a word at epoch 0, step ")
-    assert "killed, or out of memory" in text
 
 
 def test_a_worker_that_sleeps_for_ever_ends_the_run_with_its_rank_and_stack(

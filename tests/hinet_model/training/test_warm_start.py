@@ -22,8 +22,9 @@ from hinet_model.training import assemble
 from hinet_model.training.control.reports import ReportList
 from hinet_model.training.control.watchdog import Progress
 from hinet_model.training.dist.world import LocalWorld
+from hinet_model.training.earlier_model import WarmStartError, warm_start
 from hinet_model.training.job import TrainingJob
-from hinet_model.training.warm_start import WarmStart, WarmStartError, warm_start
+from hinet_model.training.warm_start import WarmStart
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One, two and four workers on MovieLens-100K: the same batches, losses and weights."""
+"""One, two and four workers, real processes all of them: the same batches, losses and weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pyspark.sql import SparkSession
+from small_table import SCHEMA, TRAIN_ROWS
 
-from feature_eng.encoder.state import EncoderState
 from feature_eng.snapshot import SnapshotRef
 from hinet_model.config import TrainingSettings
 from hinet_model.data.batch import Batch
@@ -36,7 +36,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 @dataclass
 class Outcome:
-    """What a run of one epoch left behind."""
+    """What a run of two epochs left behind."""
 
     plan_hashes: set[str]
     losses: np.ndarray  # type: ignore[type-arg]
@@ -68,16 +68,22 @@ def writes_down_its_rows(job: TrainingJob) -> dict[str, Any]:
 
 
 def outcome(spark: SparkSession, snapshot: SnapshotRef, folder: Path, workers: int) -> Outcome:
-    state = EncoderState.load(snapshot.encoder_path)
     settings = RunSettings(
         # No dropout: its draws belong to a rank.
         model=HiNetSettings(
-            sub_experts=2, sub_expert_dims=[32, 16], expert_dims=[16], tower_dims=[8], dropout=0.0
+            embedding_dim=8,
+            sub_experts=2,
+            sub_expert_dims=[16, 8],
+            expert_dims=[8],
+            tower_dims=[4],
+            dropout=0.0,
         ),
-        training=TrainingSettings(epochs=1, batch_size=1024, workers=workers, threads_per_worker=1),
+        training=TrainingSettings(
+            epochs=2, batch_size=128, workers=workers, threads_per_worker=1, window_rows=128
+        ),
     )
     where = folder / str(workers)
-    job = TrainingJob(settings, snapshot, state.model_schema(), str(where), str(where / "logs"))
+    job = TrainingJob(settings, snapshot, SCHEMA, str(where), str(where / "logs"))
     results = launch.run(spark, job, lambda report: None, writes_down_its_rows)
     ranks = [np.load(path) for path in sorted((where / "logs").glob("*.npz"))]
     assert len(ranks) == workers
@@ -94,10 +100,10 @@ def outcome(spark: SparkSession, snapshot: SnapshotRef, folder: Path, workers: i
 
 @pytest.fixture(scope="module")
 def outcomes(
-    spark: SparkSession, movielens_snapshot: SnapshotRef, tmp_path_factory: pytest.TempPathFactory
+    spark: SparkSession, small_snapshot: SnapshotRef, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Outcome]:
     folder = tmp_path_factory.mktemp("world-sizes")
-    return {workers: outcome(spark, movielens_snapshot, folder, workers) for workers in (1, 2, 4)}
+    return {workers: outcome(spark, small_snapshot, folder, workers) for workers in (1, 2, 4)}
 
 
 def test_the_plan_hash_is_the_same(outcomes: dict[int, Outcome]) -> None:
@@ -105,12 +111,12 @@ def test_the_plan_hash_is_the_same(outcomes: dict[int, Outcome]) -> None:
 
 
 def test_the_losses_of_every_step_are_the_same(outcomes: dict[int, Outcome]) -> None:
-    assert len(outcomes[1].losses) == 79
+    assert len(outcomes[1].losses) == 2 * 16
     for workers in (2, 4):
         np.testing.assert_allclose(outcomes[workers].losses, outcomes[1].losses, rtol=0, atol=1e-5)
 
 
-def test_the_weights_after_an_epoch_are_the_same(outcomes: dict[int, Outcome]) -> None:
+def test_the_weights_in_the_end_are_the_same(outcomes: dict[int, Outcome]) -> None:
     for workers in (2, 4):
         for name, expected in outcomes[1].weights.items():
             torch.testing.assert_close(outcomes[workers].weights[name], expected, rtol=0, atol=1e-4, msg=name)
@@ -121,16 +127,14 @@ def test_all_workers_of_a_run_hold_the_same_weights_to_the_bit(outcomes: dict[in
         assert len({result["weights"] for result in found.results}) == 1
 
 
-def test_every_training_row_enters_the_loss_exactly_once(
-    outcomes: dict[int, Outcome], movielens_snapshot: SnapshotRef
+def test_every_training_row_enters_the_loss_exactly_once_an_epoch(
+    outcomes: dict[int, Outcome], small_snapshot: SnapshotRef
 ) -> None:
-    files = [file.path for file in movielens_snapshot.files_of("train")]
-    expected = np.sort(
-        np.concatenate([pq.read_table(path, columns=["row_id"])["row_id"].to_numpy() for path in files])
-    )
-    assert len(np.unique(expected)) == 80_003
+    (file,) = small_snapshot.files_of("train")
+    expected = np.sort(pq.read_table(file.path, columns=["row_id"])["row_id"].to_numpy())
+    assert len(np.unique(expected)) == TRAIN_ROWS
     for found in outcomes.values():
-        np.testing.assert_array_equal(np.sort(found.row_ids), expected)
+        np.testing.assert_array_equal(np.sort(found.row_ids), np.repeat(expected, 2))
 
 
 def test_the_peak_memory_of_every_worker_is_told(outcomes: dict[int, Outcome]) -> None:
