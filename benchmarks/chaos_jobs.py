@@ -62,7 +62,8 @@ def _signalled(
     gone = job.seconds_until_gone()
     ended, left = job.end()
     found, said = jobs.run_of(name)[1], job.said
-    fits = ended == code and found == status and gone < _GONE_SECONDS and not left and "Traceback" not in said
+    limit = _KILLED_SECONDS if group and number == signal.SIGTERM else _GONE_SECONDS
+    fits = ended == code and found == status and gone < limit and not left and "Traceback" not in said
     fits = fits and (number == signal.SIGKILL or "go on from step-" in said)
     jobs.go_on(name)
     happened = f"exit {ended}, run {found}; workers gone after {gone:.1f} s, {left} processes left; --resume"

@@ -75,6 +75,7 @@ def configure_logging(level: int = logging.INFO) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(LOG_FORMAT))
+    handler.addFilter(_is_told_once)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # MLflow sets its own level when it is imported, which may have been before, and tells of every table that it makes.
     loudness = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -85,6 +86,11 @@ def configure_logging(level: int = logging.INFO) -> None:
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
     for name in ("foundation", "feature_eng", "hinet_model", Path(sys.argv[0]).stem):
         logging.getLogger(name).setLevel(level)
+
+
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """Whether a record says what nobody else does: py4j logs a JVM that is gone at length, and raises it too."""
+    return record.msg != "Exception while sending command."
 
 
 def job_parser(description: str, examples: str) -> argparse.ArgumentParser:

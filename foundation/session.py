@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,7 +163,8 @@ def end_session(spark: SparkSession) -> None:
     """Stop Spark; a JVM that is gone already needs none: a signal to all processes of a job has ended it too."""
     from py4j.protocol import Py4JError
 
-    with contextlib.suppress(Py4JError, OSError):
+    with contextlib.suppress(Py4JError, OSError), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unable to cleanly shutdown Spark JVM", RuntimeWarning)
         spark.stop()
 
 

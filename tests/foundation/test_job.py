@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 
 import pytest
 
-from foundation.job import run_job
+from foundation.job import _is_told_once, run_job
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,11 @@ def test_a_disk_that_refuses_is_one_line_and_a_fault_of_the_code_a_traceback(
         run_job(main)
     assert ended.value.code == code
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_jvm_that_is_gone_is_not_logged_beside_the_error_that_says_so() -> None:
+    def record(text: str) -> logging.LogRecord:
+        return logging.LogRecord("root", logging.ERROR, "", 0, text, (), None)
+
+    assert not _is_told_once(record("Exception while sending command."))
+    assert _is_told_once(record("something else"))
