@@ -173,6 +173,23 @@ def write(
     return int(spark.conf.get(_LAST_COMMIT) or 0)
 
 
+def write_partitions(rows: DataFrame, path: stores.Place, condition: str) -> int:
+    """Replace the rows of some partitions in one commit; all other files stay as they are.
+
+    Args:
+        rows: What these partitions shall hold: a row outside of them fails the write. None empties them.
+        path: Place of the table.
+        condition: The partitions, in SQL.
+
+    Returns:
+        The version that this commit made.
+    """
+    spark = rows.sparkSession
+    writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", condition)
+    writer.save(places.for_spark(path))
+    return int(spark.conf.get(_LAST_COMMIT) or 0)
+
+
 def append(rows: DataFrame, path: stores.Place) -> int:
     """Add rows to a table, which is made where there is none; the version that this commit made."""
     spark = rows.sparkSession
@@ -264,6 +281,49 @@ def column_names(path: stores.Place, version: int | None = None) -> list[str]:
         SnapshotError: If there is no such table or no such version.
     """
     return [field.name for field in _open(path, version).schema().fields]
+
+
+def partition_columns(path: stores.Place) -> list[str]:
+    """Columns by which the newest version of a table is partitioned.
+
+    Raises:
+        SnapshotError: If there is no such table.
+    """
+    return list(_open(path, None).metadata().partition_columns)
+
+
+def partitions(path: stores.Place, version: int, column: str) -> dict[Any, frozenset[str]]:
+    """Files of one version of a table by their value of a partition column.
+
+    Raises:
+        SnapshotError: If there is no such table or version, or it is not partitioned by this column alone.
+    """
+    table = _open(path, version)
+    if list(table.metadata().partition_columns) != [column]:
+        raise SnapshotError(f"{path}: version {version} is not partitioned by {column!r} alone")
+    actions = pa.table(table.get_add_actions())
+    found: dict[Any, set[str]] = {}
+    values = actions.column("partition").to_pylist()
+    for place, of in zip(actions.column("path").to_pylist(), values, strict=True):
+        found.setdefault(of[column], set()).add(place)
+    return {value: frozenset(files) for value, files in found.items()}
+
+
+def num_rows(spark: SparkSession, path: stores.Place, version: int) -> int:
+    """Rows of one version of a table: as its log has counted them, or counted where it has not.
+
+    Raises:
+        SnapshotError: If there is no such table or no such version.
+    """
+    actions = pa.table(_open(path, version).get_add_actions())
+    if not actions.num_rows:
+        return 0
+    counted = actions.column("num_records") if "num_records" in actions.column_names else None
+    if counted is not None and not counted.null_count:
+        total: int = sum(counted.to_pylist())
+    else:
+        total = read(spark, path, version).count()
+    return total
 
 
 def data_bytes(path: stores.Place, version: int | None = None) -> int:

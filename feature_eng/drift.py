@@ -51,7 +51,7 @@ class Measure:
         kind: ``rows``, ``labels``, ``nulls``, ``unknown`` or ``psi``: the contract's names of limits.
         name: Scenario, task in a scenario, or feature.
         before: In the build before; None for what it does not have.
-        now: In this one.
+        now: In this one; not a number where all labels are lost.
         is_beyond: Whether the contract's limit is passed.
     """
 
@@ -150,8 +150,8 @@ def check(found: Sequence[Measure]) -> None:
     beyond = [one for one in found if one.is_beyond]
     if beyond:
         lines = [
-            f"drift.{one.kind}: {one.name} was {'not there' if one.before is None else f'{one.before:.4g}'} "
-            f"in the build before and is {one.now:.4g}"
+            f"drift.{one.kind}: {one.name} was {_shown(one.before, 'not there')} in the build before "
+            f"and is {_shown(one.now, 'not there')}"
             for one in beyond
         ]
         lines.append("no training table was written; if this is meant, run again with --accept-drift")
@@ -164,8 +164,8 @@ def to_rows(found: Sequence[Measure]) -> list[tuple[object, ...]]:
         (
             one.kind,
             one.name,
-            "-" if one.before is None else f"{one.before:.4g}",
-            f"{one.now:.4g}",
+            _shown(one.before, "-"),
+            _shown(one.now, "-"),
             "beyond its limit" if one.is_beyond else "",
         )
         for one in found
@@ -208,18 +208,14 @@ def _measures(
     limits = state.contract.drift or Drift()
     for name in dict.fromkeys((*now["rows"], *before["rows"])):
         earlier, rows = before["rows"].get(name), float(now["rows"].get(name, 0))
-        yield Measure(
-            "rows",
-            name,
-            None if earlier is None else float(earlier),
-            rows,
-            _is_far(earlier, rows, limits.rows),
-        )
+        rows_before = None if earlier is None else float(earlier)
+        yield Measure("rows", name, rows_before, rows, _is_far(earlier, rows, limits.rows))
     for name, (positives, labels) in now["labels"].items():
         was = before["labels"].get(name)
         earlier = was[0] / was[1] if was and was[1] else None
-        if labels:
-            share = positives / labels
+        if labels or earlier is not None:
+            # A task that has lost all its labels has no share of them.
+            share = positives / labels if labels else math.nan
             yield Measure("labels", name, earlier, share, _is_far(earlier, share, limits.labels))
     for name, feature in now["features"].items():
         was = before["features"].get(name, {})
@@ -270,10 +266,14 @@ def _counted(places: Counts, bins: int) -> list[int]:
     return counts
 
 
+def _shown(value: float | None, nothing: str) -> str:
+    return nothing if value is None or math.isnan(value) else f"{value:.4g}"
+
+
 def _is_far(before: float | None, now: float, limit: float | None) -> bool:
     if limit is None or before is None or before == now:
         return False
-    return min(before, now) <= 0 or max(before / now, now / before) > limit
+    return not (min(before, now) > 0 and max(before / now, now / before) <= limit)
 
 
 def _values(sample: pa.Table, name: str, state: EncoderState) -> pa.Array:

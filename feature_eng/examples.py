@@ -22,7 +22,9 @@ from feature_eng.events import Events, column, number, scenario_index_column
 from feature_eng.later_rows import with_matches
 
 
-def to_examples(events: Events, contract: Contract, as_of: int | None = None) -> DataFrame:
+def to_examples(
+    events: Events, contract: Contract, as_of: int | None = None, end: int | None = None
+) -> DataFrame:
     """Join impressions with what followed them.
 
     Args:
@@ -31,13 +33,15 @@ def to_examples(events: Events, contract: Contract, as_of: int | None = None) ->
         as_of: Nothing later than this second since the epoch is known. ``None``: the data end with the last
             row of the impressions or of the tables that labels come from; a label that stands in the row
             itself is then known, whatever column says when it came about.
+        end: The second with which the data end, where ``events`` are only some of them.
 
     Returns:
         The contract's raw columns, ``scenario`` (name), ``label__<task>`` (int 0 or 1, or null), and where
         the contract calls for them: ``known_at__<task>`` (seconds since the epoch; null for never) of labels
         that are known after the row's time, and ``is_mature``. As many rows as impressions.
     """
-    end = as_of if as_of is not None else _data_end(events, contract)
+    if end is None:
+        end = as_of if as_of is not None else data_end(events, contract)
     joined = events.impressions
     for name, task in contract.tasks.items():
         if task.table is not None:
@@ -69,7 +73,7 @@ def to_examples(events: Events, contract: Contract, as_of: int | None = None) ->
     return joined.select(*selected)
 
 
-def _data_end(events: Events, contract: Contract) -> int | None:
+def data_end(events: Events, contract: Contract) -> int | None:
     """Second of the last row of the impressions and of the later tables; ``None`` where nothing waits for it."""
     if not any(task.is_delayed for task in contract.tasks.values()):
         return None

@@ -8,31 +8,29 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from feature_eng import delta, drift, training_table
-from feature_eng.behaviour import with_behaviour
+from feature_eng import by_date, delta, drift, training_table
 from feature_eng.cells import blind_spots, cells_rows, check_splits, count_cells
 from feature_eng.contract import SPLITS, Contract, ContractError, load_contract, to_instant
+from feature_eng.dates import Dates
 from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.agreement import check_agreement
 from feature_eng.encoder.fit import fit
 from feature_eng.encoder.growth import grown_from
 from feature_eng.encoder.state import EncoderState
-from feature_eng.events import Events, to_events
-from feature_eng.events.advice import RowCount, check_rejects
-from feature_eng.events.joining import check_matches, match_counts
 from feature_eng.events.stored import stored_events
-from feature_eng.examples import to_examples
+from feature_eng.events.tables import write_events
+from feature_eng.examples_table import write_examples
 from feature_eng.later_rows import check_matches as check_label_matches
-from feature_eng.sampling import check_shift, with_sampling
+from feature_eng.sampling import check_shift
 from feature_eng.snapshot import (
     AS_OF,
     CELLS,
+    END,
     EXAMPLES_PATH,
     EXAMPLES_VERSION,
     PROFILE,
@@ -41,11 +39,7 @@ from feature_eng.snapshot import (
     CellCount,
     SnapshotRef,
 )
-from feature_eng.sources.faults import as_user_errors
-from feature_eng.sources.lineage import described
-from feature_eng.sources.raw import read_raw
-from feature_eng.sources.tables import bytes_of, pinned, places_of
-from feature_eng.split import with_split
+from feature_eng.sources.tables import bytes_of, places_of
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
 from foundation.turns import one_at_a_time
@@ -57,6 +51,8 @@ SAMPLE_ROWS = 2_000
 EXAMPLES = """\
   python jobs/build_features.py --contract conf/contracts/movielens.yml
   python jobs/build_features.py --contract conf/contracts/movielens.yml --set behaviour=false
+  python jobs/build_features.py --contract conf/contracts/shop.yml --dates 2024-01-05 \\
+      --set 'split={method: dates, train: [null, 2024-01-04], test: [2024-01-05, null]}'
   spark-submit --properties-file conf/spark/local.conf jobs/build_features.py \\
       --contract conf/contracts/movielens_1m.yml --source ml-1m --set split.seed=1"""
 
@@ -82,6 +78,11 @@ def arguments() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="of the training table's order of rows (%(default)s)"
     )
     parser.add_argument(
+        "--dates", metavar="A:B",
+        help="read the rows of these days, A to B, or of one; an open end is the first or last one there is. Rows of "
+        "other days stay, and of their examples those are made anew that these concern",
+    )  # fmt: skip
+    parser.add_argument(
         "--as-of", metavar="TIME",
         help="what is known: nothing later than this date (its end) or ISO time, UTC unless it says otherwise; "
         "default: all, and the data end with their last row",
@@ -98,6 +99,7 @@ def main() -> None:
     given = arguments().parse_args()
     contract = load_contract(given.contract, given.overrides)
     as_of = second_of(given.as_of, contract)
+    dates = None if given.dates is None else by_date.dates_of(given.dates, contract)
     started = time.monotonic()
     places = [given.warehouse, *places_of(contract.source, given.source)]
     spark = delta.build_session(
@@ -106,7 +108,7 @@ def main() -> None:
     try:
         layout = (given.rows_per_group, given.seed)
         with one_at_a_time(stores.join(given.warehouse, contract.name), "another build of this contract"):
-            build(spark, contract, given.source, given.warehouse, *layout, as_of, given.accept_drift)
+            build(spark, contract, given.source, given.warehouse, *layout, as_of, given.accept_drift, dates)
         say(f"took {time.monotonic() - started:.0f} s")
     finally:
         delta.end_session(spark)
@@ -137,19 +139,20 @@ def build(
     seed: int = 0,
     as_of: int | None = None,
     accept_drift: bool = False,
+    dates: Dates | None = None,
 ) -> SnapshotRef:
     """Run the stages in order and print what came of them."""
     root = stores.join(warehouse, contract.name)
     with stage("events"):
-        sources, versions = write_events(spark, contract, source, root)
-    events = stored_events(spark, contract, root, versions)
+        sources, versions = write_events(spark, contract, source, root, dates)
     with stage("examples"):
-        examples, examples_version = write_examples(events, contract, root, as_of)
+        examples, examples_version, end = write_examples(spark, contract, root, versions, as_of, dates)
+        logger.info("examples: %s, version %d", stores.join(root, "examples"), examples_version)
     with stage("what there is to learn"):
         cells, data_version = count_cells(examples, contract)
         describe(cells, contract)
         check_splits(cells, contract)
-        check_label_matches(events, cells, contract)
+        check_label_matches(stored_events(spark, contract, root, versions), cells, contract)
         check_shift(examples, contract)
     examples = examples.where(F.col("split").isin(list(SPLITS)))
     with stage("encoder"):
@@ -178,6 +181,8 @@ def build(
                     SOURCES: json.dumps(sources),
                     TABLES: json.dumps(versions),
                     **({} if as_of is None else {AS_OF: str(as_of)}),
+                    **({} if end is None else {END: str(end)}),
+                    **by_date.spans_of(contract),
                     EXAMPLES_PATH: stores.join(root, "examples"),
                     EXAMPLES_VERSION: str(examples_version),
                     CELLS: json.dumps([asdict(cell) for cell in cells]),
@@ -188,72 +193,6 @@ def build(
         encoded.unpersist()
     summarise(state, snapshot, compared)
     return snapshot
-
-
-def write_events(
-    spark: SparkSession, contract: Contract, source: str | None, root: str
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
-    """Raw rows to the tables of events and rejects, every row into one of them.
-
-    Returns:
-        Which versions of the raw tables were read, and which version of each table was written.
-    """
-    main_table = contract.source.main_table
-    with as_user_errors("the raw tables cannot be read"):
-        pins = pinned(spark, contract.source, source)
-        raw = read_raw(spark, contract, source, pins)
-        events = to_events(raw, contract)
-        names = {main_table: "events", **{name: f"events_{name}" for name in events.related}}
-        rows_of = {names[main_table]: events.impressions, "rejects": events.rejects}
-        rows_of |= {names[name]: rows for name, rows in events.related.items()}
-        versions = {
-            name: delta.write(rows, stores.join(root, name), properties=delta.kept_for())
-            for name, rows in rows_of.items()
-        }
-        rows_in = {name: raw[name].count() for name in names}
-
-    def written(name: str) -> DataFrame:
-        return delta.read(spark, stores.join(root, name), versions[name])
-
-    rejects = written("rejects")
-    rejected = rejects.groupBy("table", "reason").agg(F.count("*").alias("rows"))
-    reasons = rejected.orderBy("table", "reason").collect()
-    counts = {}
-    for table, name in names.items():
-        rows_rejected = sum(row["rows"] for row in reasons if row["table"] == table)
-        count = RowCount(rows_in[table], written(name).count(), rows_rejected)
-        if count.rows_in != count.rows_out + count.rejected:
-            raise RuntimeError(
-                f"{table}: {count.rows_in} rows in, {count.rows_out} out and {count.rejected} rejected"
-            )
-        counts[table] = count
-    say("raw rows")
-    say_table(
-        ["table", "in", "out", "rejected"],
-        [(name, count.rows_in, count.rows_out, count.rejected) for name, count in counts.items()],
-    )
-    if reasons:
-        say_table(["table", "rejected because", "rows"], [tuple(row) for row in reasons])
-    check_rejects(counts, reasons, rejects, contract)
-    matched = match_counts(written(names[main_table]))
-    if matched:
-        say_table(
-            ["side table", "rows that found theirs", "unmatched"],
-            [(name, found, rows - found) for name, (found, rows) in matched.items()],
-        )
-        check_matches(matched, raw, contract)
-    return described(raw, contract.source, pins), versions
-
-
-def write_examples(events: Events, contract: Contract, root: str, as_of: int | None) -> tuple[DataFrame, int]:
-    """Events to the table of examples: labels, split, behaviour up to each row's time; and its version."""
-    spark = events.impressions.sparkSession
-    parted = with_split(to_examples(events, contract, as_of), contract)
-    examples = with_behaviour(with_sampling(parted, contract), contract)
-    table = stores.join(root, "examples")
-    version = delta.write(encoder.with_row_id(examples, contract), table, properties=delta.kept_for())
-    logger.info("examples: %s, version %d", table, version)
-    return delta.read(spark, table, version), version
 
 
 def describe(cells: Sequence[CellCount], contract: Contract) -> None:

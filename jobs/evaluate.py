@@ -22,7 +22,7 @@ from feature_eng.accounts import accounts_of
 from feature_eng.contract import Contract, stored_name
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
 from foundation import places, stores
-from foundation.job import job_parser, run_job, say
+from foundation.job import job_parser, run_job, say, stage
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, publishing, registry
 from hinet_model.lifecycle.admission import inadmissible, refused_for
@@ -93,9 +93,10 @@ def main() -> None:
     slices = tuple(stored_name(part.strip()) for part in given.slices.split(",") if part.strip())
     spark = delta.build_session("evaluate", places=[training_table(versions[CHALLENGER])[0]])
     try:
-        examples, described = frozen_examples(spark, versions[CHALLENGER])
-        asked = contest.Roles(ROW, weight=given.weight, slices=slices)
-        result, inside, data = judged(spark, client, versions, examples, described, asked)
+        with stage("judging"):
+            examples, described = frozen_examples(spark, versions[CHALLENGER])
+            asked = contest.Roles(ROW, weight=given.weight, slices=slices)
+            result, inside, data = judged(spark, client, versions, examples, described, asked)
     finally:
         delta.end_session(spark)
     decision = decision_by_default(result, versions)
@@ -103,14 +104,15 @@ def main() -> None:
     if given.json is not None:
         given.json.write_text(result.to_json(), encoding="utf-8")
     summarise(result, versions[CHALLENGER], decision)
-    cells = [(cell.scenario, cell.task) for cell in result.cells]
     html = page.render(
         page.Findings(
             evaluation=result,
             decision=decision,
             policy="the default policy (conf/promotion/default.yml)",
             margin=Policy().margin,
-            run=run_facts(client, versions[CHALLENGER], cells),
+            run=run_facts(
+                client, versions[CHALLENGER], [(cell.scenario, cell.task) for cell in result.cells]
+            ),
             model=inside,
             data=data,
         )

@@ -28,7 +28,7 @@ from feature_eng.snapshot import (
     SnapshotError,
 )
 from foundation import stores
-from foundation.job import job_parser, run_job, say, say_table
+from foundation.job import job_parser, run_job, say, say_table, stage
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, registry
 from hinet_model.report.tables import judgements_table
@@ -94,12 +94,14 @@ def main() -> None:
             if given.where:
                 rows = rows.where(given.where)
             if is_requests(rows.columns, scorer):
-                rows = with_features_of_past(spark, rows, settings, scorer, version)
+                with stage("requests"):
+                    rows = with_features_of_past(spark, rows, settings, scorer, version)
             shipment = scoring.ship(spark, folder, f"{version.name}-{version.version}")
             key = scorer.state.contract.key
             keep = [name for part in key for name in {part, stored_name(part)} if name in rows.columns]
             keep = keep or [name for name in roles(scorer) if name in rows.columns]
-            written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
+            with stage("scores"):
+                written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
             summarise(spark, output, written, scorer)
         finally:
             delta.end_session(spark)

@@ -29,7 +29,7 @@ _SCENARIO = ""
 
 
 def with_behaviour(examples: DataFrame, contract: Contract, told_by: DataFrame | None = None) -> DataFrame:
-    """Add the contract's behaviour features under their names, and drop ``known_at__*``.
+    """Add the contract's behaviour features under their names.
 
     - history: array of the last items, newest first, of one time the greatest key first; empty when none
     - count: bigint
@@ -49,8 +49,7 @@ def with_behaviour(examples: DataFrame, contract: Contract, told_by: DataFrame |
     ):
         own = {name: one for name, one in features.items() if _entity(contract, one) == entity}
         frame = _with_features_of(frame, told_by, contract, entity, own)
-    kept = [quoted(name) for name in examples.columns if not name.startswith("known_at__")]
-    return frame.select(*kept, *features) if features else examples.select(*kept)
+    return frame.select(*map(quoted, examples.columns), *features) if features else examples
 
 
 def _entity(contract: Contract, feature: Behaviour) -> Entity:

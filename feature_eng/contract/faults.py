@@ -19,7 +19,7 @@ from foundation.settings import ConfigError, suggestion
 ROW_KEY = "row_key"
 """Column that identifies an example where the contract names no key."""
 RESERVED_COLUMNS = frozenset(
-    {"row_id", ROW_KEY, "scenario", "scenario_index", "split", "reason", "is_mature", "row_weight"}
+    {"row_id", ROW_KEY, "scenario", "scenario_index", "split", "reason", "is_mature", "row_weight", "on_date"}
 )
 RESERVED_PREFIXES = ("label__", "known_at__", "joined__")
 

@@ -25,7 +25,7 @@ from feature_eng.contract.names import stored_name
 from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.section import Section
 from feature_eng.contract.source import Source
-from feature_eng.contract.split import Split
+from feature_eng.contract.split import SPLITS, Split
 from feature_eng.contract.tasks import Task
 from foundation.names import PlainName
 
@@ -196,8 +196,8 @@ class Contract(Section):
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what rows and their labels mean, in canonical JSON.
 
-        Where the tables lie, which versions of them were read, by which seeds rows were drawn, how far builds may lie
-        apart and which indices values have is told by the build's own record.
+        Where the tables lie, which versions of them were read, by which seeds rows were drawn, which dates are
+        whose split, how far builds may lie apart and which indices values have is told by the build's own record.
         """
         content = self.model_dump(mode="json", by_alias=True)
         for table in content["source"]["tables"].values():
@@ -207,6 +207,8 @@ class Contract(Section):
             content.pop(name, None)
         for section in ("split", "sampling"):
             content.get(section, {}).pop("seed", None)
+        for span in SPLITS:  # which dates are whose is a draw of rows too, and moves on from day to day
+            content["split"].pop(span, None)
         # Order carries meaning for scenarios, tasks and features, so keys are not sorted.
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 

@@ -20,13 +20,16 @@ from feature_eng.sources.tables import CORRUPT_COLUMN
 LARGEST_WEIGHT = 1e30
 
 
-def checked_impressions(frame: DataFrame, sides: SideRows, contract: Contract) -> DataFrame:
+def checked_impressions(
+    frame: DataFrame, sides: SideRows, contract: Contract, before: DataFrame | None = None
+) -> DataFrame:
     """``raw`` and ``typed`` as structs, and the ``reason`` of a reject.
 
     Args:
         frame: The impression table's rows.
         sides: The same rows with the columns of side tables.
         contract: What the columns mean.
+        before: Events of earlier days, whose keys are taken.
     """
     columns = contract.columns
     schema = sides.rows.schema
@@ -66,7 +69,7 @@ def checked_impressions(frame: DataFrame, sides: SideRows, contract: Contract) -
     kept = [name for name in sides.rows.columns if name not in sides.flags]
     checked = _as_structs(sides.rows, kept, typed, reasons)
     if columns.key:
-        return _with_duplicates_rejected(checked, contract)
+        return _with_duplicates_rejected(checked, contract, before)
     return _with_row_key(checked, frame.columns)
 
 
@@ -129,7 +132,7 @@ def _as_structs(
     )
 
 
-def _with_duplicates_rejected(checked: DataFrame, contract: Contract) -> DataFrame:
+def _with_duplicates_rejected(checked: DataFrame, contract: Contract, before: DataFrame | None) -> DataFrame:
     columns = contract.columns
     typed = {name: F.col(f"typed.{quoted(stored_name(name))}") for name in contract.raw_columns}
     order = [typed[name].asc() for name in (columns.time, columns.position) if name is not None]
@@ -140,8 +143,17 @@ def _with_duplicates_rejected(checked: DataFrame, contract: Contract) -> DataFra
     order.append(hashed.asc())
     same_key = Window.partitionBy(F.col("reason").isNull(), *(typed[name] for name in columns.key))
     place = F.row_number().over(same_key.orderBy(*order))
-    is_repeated = F.col("reason").isNull() & (F.col("place") > 1)
-    return checked.withColumn("place", place).select(
+    is_repeated = F.col("place") > 1
+    numbered = checked.withColumn("place", place)
+    if before is not None:
+        taken = before.select(
+            *(F.col(quoted(stored_name(name))).alias(f"taken__{name}") for name in columns.key)
+        )
+        same = [typed[name] == F.col(quoted(f"taken__{name}")) for name in columns.key]
+        numbered = numbered.join(taken, on=same, how="left")
+        is_repeated |= F.col(quoted(f"taken__{columns.key[0]}")).isNotNull()
+    is_repeated &= F.col("reason").isNull()
+    return numbered.select(
         F.col("raw"),
         F.col("typed"),
         F.when(is_repeated, "duplicate key").otherwise(F.col("reason")).alias("reason"),

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from feature_eng.contract import Contract
+from feature_eng.contract import Contract, Time, quoted, stored_name
+from feature_eng.dates import ON_DATE, Dates, date_of
 from feature_eng.events.checking import checked_impressions, checked_related
 from feature_eng.events.joining import with_side_tables
+from feature_eng.events.times import to_seconds
+from feature_eng.events.values import raw_column
 from feature_eng.events.wanted import check_schemas, related_columns
 
 
@@ -31,7 +34,13 @@ class Events:
     rejects: DataFrame
 
 
-def to_events(raw: Mapping[str, DataFrame], contract: Contract) -> Events:
+def to_events(
+    raw: Mapping[str, DataFrame],
+    contract: Contract,
+    before: DataFrame | None = None,
+    *,
+    by_date: bool = False,
+) -> Events:
     """Type and check the raw tables.
 
     Of several rows with the same key the first in time stays (then the first by position).
@@ -39,6 +48,8 @@ def to_events(raw: Mapping[str, DataFrame], contract: Contract) -> Events:
     Args:
         raw: Table name -> raw rows, as :func:`feature_eng.sources.raw.read_raw` gives them.
         contract: What the columns mean.
+        before: Impressions of earlier days, whose keys are taken.
+        by_date: Add ``on_date``, the day of each row's time; a reject without one has none.
 
     Raises:
         ContractError: Tables or columns that the contract names and the data lack, all of them; columns of
@@ -47,17 +58,20 @@ def to_events(raw: Mapping[str, DataFrame], contract: Contract) -> Events:
     """
     check_schemas(raw, contract)
     main = contract.source.main_table
-    checked = {main: checked_impressions(raw[main], with_side_tables(raw, contract), contract)}
+    checked = {main: checked_impressions(raw[main], with_side_tables(raw, contract), contract, before)}
     for table, (join_on, time) in related_columns(contract).items():
         checked[table] = checked_related(raw[table], contract, table, join_on, time)
+    days = {table: [_day(table, contract)] if by_date else [] for table in checked}
     accepted = {
-        table: frame.where(F.col("reason").isNull()).select("typed.*") for table, frame in checked.items()
+        table: frame.where(F.col("reason").isNull()).select("typed.*", *days[table])
+        for table, frame in checked.items()
     }
     rejects = [
         frame.where(F.col("reason").isNotNull()).select(
             F.lit(table).alias("table"),
             F.col("reason"),
             F.to_json("raw", {"ignoreNullFields": "false"}).alias("row"),
+            *days[table],
         )
         for table, frame in checked.items()
     ]
@@ -66,3 +80,35 @@ def to_events(raw: Mapping[str, DataFrame], contract: Contract) -> Events:
         related=accepted,
         rejects=reduce(DataFrame.unionByName, rejects),
     )
+
+
+def raw_of(raw: Mapping[str, DataFrame], contract: Contract, dates: Dates) -> dict[str, DataFrame]:
+    """Of the tables of events the raw rows of some days, and those without a time; side tables as they are."""
+    found = dict(raw)
+    for table in _times(contract):
+        second = _second(raw, table, contract)
+        found[table] = raw[table].where(second.isNull() | dates.holds(second))
+    return found
+
+
+def impressions_of(raw: Mapping[str, DataFrame], contract: Contract, dates: Dates) -> DataFrame:
+    """The raw impressions of some days."""
+    main = contract.source.main_table
+    return raw[main].where(dates.holds(_second(raw, main, contract)))
+
+
+def _second(raw: Mapping[str, DataFrame], table: str, contract: Contract) -> Column:
+    reading = _times(contract)[table]
+    return to_seconds(raw_column(reading.column), raw[table].schema[reading.column].dataType, reading)
+
+
+def _times(contract: Contract) -> dict[str, Time]:
+    """How the times of each table of events are read."""
+    assert contract.columns.time_reading is not None, "checked for builds by date"
+    later = {table: time for table, (_, time) in related_columns(contract).items()}
+    return {contract.source.main_table: contract.columns.time_reading, **later}
+
+
+def _day(table: str, contract: Contract) -> Column:
+    time = F.col(f"typed.{quoted(stored_name(_times(contract)[table].column))}")
+    return date_of(time, contract.split.zone).alias(ON_DATE)

@@ -50,7 +50,16 @@ def read_ratings(spark: SparkSession, folder: str | None = None) -> DataFrame:
     rows = ratings.merge(users, how="left", on="user_id").merge(movies, how="left", on="movie_id")
     columns = [name for name in _COLUMNS if name in rows]
     # By way of Arrow, nullable integers stay integers; pandas would make floats of them.
-    return spark.createDataFrame(pa.Table.from_pandas(rows[columns], preserve_index=False))
+    table = pa.Table.from_pandas(rows[columns], preserve_index=False)
+    # Rows below this size Spark would keep in the plan, and evaluate each plan's expressions over them one by one, in
+    # the driver, whenever it optimises it.
+    name = "spark.sql.execution.arrow.localRelationThreshold"
+    before = str(spark.conf.get(name))
+    spark.conf.set(name, "0")
+    try:
+        return spark.createDataFrame(table)
+    finally:
+        spark.conf.set(name, before)
 
 
 def _read_package() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -169,7 +169,6 @@ def test_a_label_from_a_later_table_is_seen_only_once_it_could_be_known(spark: S
     assert found["at 51"] == Row(["c", "b", "a"], ["a"], 2 / 3)
     assert found["at 120"] == Row(["d", "c", "b", "a"], ["a"], 2 / 3)
     assert found["at 121"] == Row(["e", "d", "c", "b", "a"], ["a"], 2 / 4)
-    assert "known_at__order" not in with_behaviour(examples, contract).columns
 
 
 def test_without_behaviour_the_examples_stay_as_they_are(spark: SparkSession) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ def test_a_drifted_build_is_stopped_by_name(
     shown = compared(sample(seed=1, **changed), cells(**counted))
     assert [one.now for one in shown.values()] == [one.now for one in found.values()]
     drift.check(list(shown.values()))
+
+
+def test_a_task_that_loses_all_its_labels_in_a_scenario_is_beyond_any_limit_of_labels() -> None:
+    home, search = cells()
+    lost = [home, replace(search, labels=(0,), positives=(0,))]
+    found = compared(sample(seed=1), lost, LIMITS)["labels", "click in search"]
+    assert (found.before, found.is_beyond) == (0.25, True)
+    assert drift.to_rows([found]) == [("labels", "click in search", "0.25", "-", "beyond its limit")]
+    with pytest.raises(
+        drift.DriftError, match=r"click in search was 0\.25 in the build before and is not there"
+    ):
+        drift.check([found])
+    assert not compared(sample(seed=1), lost)["labels", "click in search"].is_beyond
 
 
 def test_stability_is_nothing_for_equal_counts_and_grows_with_the_shift() -> None:

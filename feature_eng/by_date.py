@@ -1,0 +1,286 @@
+"""Builds by date: which days' rows are read anew, and which days' examples they concern.
+
+Tables by date are replaced day by day. What a build has to write follows from what is there: the training table
+says, by its properties, of which versions of the others it was made; whatever differs from those, by this build or by
+one that did not come to its end, is made anew. So a build that is run again after a crash goes on, and one that is run
+twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from datetime import date
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_eng import delta
+from feature_eng.contract import Contract, ContractError, Split, quoted, to_instant
+from feature_eng.dates import ON_DATE, Dates, around
+from feature_eng.differences import changed, differing
+from feature_eng.snapshot import BUILT_BY, END, EXAMPLES_VERSION, SPANS, TABLES, SnapshotError
+from feature_eng.split import IMMATURE
+from foundation import stores
+
+_ALL = "build all days by it once: --dates :"
+
+
+def dates_of(text: str, contract: Contract) -> Dates:
+    """The days that ``--dates`` names.
+
+    Raises:
+        ContractError: It is no span of days, or the contract cannot be built day by day.
+    """
+    if contract.columns.time is None:
+        raise ContractError(["--dates: the contract names no columns.time"])
+    if contract.split.method in ("time", "user_disjoint"):
+        raise ContractError(
+            [
+                f"--dates: split.method '{contract.split.method}' parts all rows anew with each day; "
+                "expected method dates, random or column"
+            ]
+        )
+    try:
+        return Dates.of(text, contract.split.zone)
+    except ValueError as error:
+        raise ContractError([f"--dates: {error}"]) from None
+
+
+def built_by(contract: Contract) -> str:
+    """Digest of what rows of all days must have in common: their meaning, and by which seeds they are drawn."""
+    seeds = (contract.split.seed, contract.sampling.seed if contract.sampling else None)
+    return hashlib.sha256(json.dumps([contract.fingerprint, *seeds]).encode()).hexdigest()
+
+
+def properties_of(contract: Contract) -> dict[str, str]:
+    """Properties of a table by date."""
+    return {**delta.kept_for(), BUILT_BY: built_by(contract)}
+
+
+def spans_of(contract: Contract) -> dict[str, str]:
+    """The property by which a later build sees that dates have moved to another split."""
+    return {SPANS: json.dumps(contract.split.spans)} if contract.split.method == "dates" else {}
+
+
+def goes_on(root: str, names: Collection[str], contract: Contract) -> bool:
+    """Whether tables by date are there to be gone on with; otherwise all are made anew.
+
+    Args:
+        root: Folder of the tables.
+        names: The tables of events, and the rejects.
+        contract: What is built.
+
+    Raises:
+        ContractError: The tables that are there are not by date, or their rows mean something else.
+    """
+    there = [name for name in sorted(names) if delta.exists(stores.join(root, name))]
+    is_built = delta.exists(stores.join(root, "training"))
+    if not is_built and len(there) < len(names):
+        return False  # a first build that did not come to its end
+    for name in sorted(names):
+        place = stores.join(root, name)
+        if name not in there:
+            raise ContractError([f"--dates: {place} is missing; {_ALL}"])
+        if delta.partition_columns(place) != [ON_DATE]:
+            raise ContractError([f"--dates: {place} is not kept by date; {_ALL}"])
+        if delta.properties(place).get(BUILT_BY) != built_by(contract):
+            raise ContractError([f"--dates: {place} was built by another contract or other seeds; {_ALL}"])
+    return True
+
+
+def is_by_date(place: stores.Place) -> bool:
+    """Whether a table is there and kept by date."""
+    return delta.exists(place) and delta.partition_columns(place) == [ON_DATE]
+
+
+def refuse_taken(impressions: DataFrame, later: DataFrame, dates: Dates, contract: Contract) -> None:
+    """Stop where rows have keys of rows of later days: of equal keys the first in time stays.
+
+    Args:
+        impressions: Typed rows of the days that are built.
+        later: Stored impressions of the days after them.
+        dates: The days that are built.
+        contract: Names the key.
+
+    Raises:
+        ContractError: Names the days that have to be built with them.
+    """
+    keys = list(contract.stored_key)
+    taken = later.join(impressions.select(*map(quoted, keys)), on=keys, how="left_semi")
+    found = taken.agg(F.count(F.lit(1)).alias("rows"), F.max(ON_DATE).alias("last")).collect()[0]
+    if found["rows"]:
+        raise ContractError(
+            [
+                f"--dates: {found['rows']:,} rows of later days have keys of these days' rows, and the first in time "
+                f"stays; expected --dates {dates.first or ''}:{found['last']}"
+            ]
+        )
+
+
+def write(rows: DataFrame, place: stores.Place, contract: Contract, condition: str | None) -> int:
+    """Write days of a table, one commit; the version that it made.
+
+    Args:
+        rows: Of these days, with ``on_date``.
+        place: Place of the table.
+        contract: What they are made by.
+        condition: The partitions to replace, in SQL; ``None`` makes the whole table anew.
+    """
+    # Few files a day, and none by a task that a large day keeps busy.
+    rows = rows.hint("rebalance", ON_DATE)
+    if condition is None:
+        return delta.write(rows, place, partition_by=[ON_DATE], properties=properties_of(contract))
+    return delta.write_partitions(rows, place, condition)
+
+
+def concerned(
+    spark: SparkSession, contract: Contract, root: str, versions: Mapping[str, int], end: int | None
+) -> set[date] | None:
+    """Days whose examples have to be made anew; ``None`` for all, in a table that is made anew.
+
+    These are days with
+
+    - impressions, or later rows of their windows, that are not those of the last build that came to its end;
+    - labels that had not been known to it;
+    - another split, where the contract's dates have moved on;
+    - rows that may have seen such rows before them, by behaviour features;
+    - examples of a build that did not come to its end.
+
+    Args:
+        spark: The session.
+        contract: What is built.
+        root: Folder of the tables.
+        versions: Versions of the tables of events, as this build made them.
+        end: The last second that is known.
+
+    Raises:
+        ContractError: The build before knew more.
+    """
+    examples = stores.join(root, "examples")
+    if not is_by_date(examples) or delta.properties(examples).get(BUILT_BY) != built_by(contract):
+        return None
+    newest = delta.newest_version(examples)
+    there = set(delta.partitions(examples, newest, ON_DATE))
+    events = set(delta.partitions(stores.join(root, "events"), versions["events"], ON_DATE))
+    every = there | events
+    training = stores.join(root, "training")
+    record = delta.properties(training) if delta.exists(training) else {}
+    needed = {TABLES, EXAMPLES_VERSION, *spans_of(contract)}
+    if needed - record.keys():
+        return every
+    if END in record and end is not None and int(record[END]) > end:
+        raise ContractError(
+            [f"--as-of: the build before knew all until second {record[END]}, this one until {end}; {_ALL}"]
+        )
+    before: dict[str, int] = json.loads(record[TABLES])
+    try:
+        found = differing(examples, int(record[EXAMPLES_VERSION]), newest)
+        changed_in = {
+            name: changed(spark, stores.join(root, name), before[name], version)
+            for name, version in versions.items()
+            if name != "rejects"
+        }
+    except (SnapshotError, KeyError):
+        return every  # what it was made of can no longer be read
+    told = _labels_of(changed_in, contract)
+    found |= told | _immature(spark, examples, newest) | (events - there)
+    found |= moved(every, contract, record)
+    if told and contract.behaviour_features:
+        found |= {day for day in every if _may_see(day, told, contract)}
+    return found & every
+
+
+def _labels_of(changed_in: Mapping[str, set[date]], contract: Contract) -> set[date]:
+    """Days of the impressions whose labels or rows have changed."""
+    found = set(changed_in["events"])
+    for task in contract.tasks.values():
+        if task.table is None:
+            continue
+        assert task.within is not None, "checked by the contract"
+        found |= around(changed_in[f"events_{task.table}"], task.within, 0)
+        if task.attribution != "every":
+            # A later row may have gone over to another impression, or to none.
+            found |= around(
+                changed_in["events"] | changed_in[f"events_{task.table}"], task.within, task.within
+            )
+    return found
+
+
+def read_for(days: Collection[date], contract: Contract) -> set[date]:
+    """Days of the events that labels of some days are made of."""
+    found = set(days)
+    for task in contract.tasks.values():
+        if task.within is not None:
+            before = 0 if task.attribution == "every" else task.within
+            found |= around(days, before, task.within)
+    return found
+
+
+def told_from(day: date, contract: Contract) -> date | None:
+    """The first day of rows that a day's behaviour features may know of; ``None`` for all before it."""
+    reach = _reach(contract)
+    return None if reach is None else min(around([day], reach, 0))
+
+
+def moved(days: Collection[date], contract: Contract, record: Mapping[str, str]) -> set[date]:
+    """Days that are not in the splits that they were in, or have another gap.
+
+    Args:
+        days: Of these.
+        contract: What is built.
+        record: Properties of the training table before.
+    """
+    if SPANS not in record:
+        return set()
+    now, before = (
+        contract.split.spans,
+        {name: tuple(span) for name, span in json.loads(record[SPANS]).items()},
+    )
+    return {day for day in days if _pieces(day, contract.split, now) != _pieces(day, contract.split, before)}
+
+
+def _may_see(day: date, told: Collection[date], contract: Contract) -> bool:
+    first = told_from(day, contract)
+    return any((first is None or first <= one) and one <= day for one in told)
+
+
+def _reach(contract: Contract) -> int | None:
+    """For how many seconds after its own time a row may be seen by others; ``None`` without end."""
+    windows = [feature.within for feature in contract.behaviour_features.values()]
+    delays: list[int | None] = [0]
+    for task in contract.tasks.values():
+        if task.within is not None:
+            delays.append(task.within)
+        elif task.known_after is not None:
+            delays.append(task.known_after if isinstance(task.known_after, int) else None)
+    known = [one for one in windows + delays if one is not None]
+    if len(known) < len(windows) + len(delays):
+        return None
+    return max(delay for delay in delays if delay is not None) + max(
+        (window for window in windows if window is not None), default=0
+    )
+
+
+def _immature(spark: SparkSession, examples: stores.Place, version: int) -> set[date]:
+    """Days of examples with labels that were not known."""
+    rows = delta.read(spark, examples, version).where(F.col("split") == IMMATURE)
+    return {row[0] for row in rows.select(ON_DATE).distinct().collect()}
+
+
+def _pieces(
+    day: date, split: Split, spans: Mapping[str, tuple[int | None, int | None]]
+) -> list[tuple[str, int, int]]:
+    """Which seconds of a day are in which split, and which in a gap before one."""
+    first = to_instant(day.isoformat(), split.zone)
+    last = to_instant(day.isoformat(), split.zone, is_end=True)
+    found = [
+        (name, first if start is None else start, last if stop is None else stop)
+        for name, (start, stop) in spans.items()
+    ]
+    if split.gap is not None:
+        starts = [start for start, _ in list(spans.values())[1:] if start is not None]
+        found += [("gap", start - split.gap, start - 1) for start in starts]
+    clipped = [(name, max(first, start), min(last, stop)) for name, start, stop in found]
+    return [piece for piece in clipped if piece[1] <= piece[2]]

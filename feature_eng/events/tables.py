@@ -1,0 +1,162 @@
+"""The tables of events and rejects: every raw row into one of them, and the account of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_eng import by_date, delta
+from feature_eng.contract import Contract, ContractError
+from feature_eng.dates import ON_DATE, Dates
+from feature_eng.events.advice import RowCount, check_rejects
+from feature_eng.events.joining import check_matches, match_counts
+from feature_eng.events.parting import Events, impressions_of, raw_of, to_events
+from feature_eng.sources.faults import as_user_errors
+from feature_eng.sources.lineage import described
+from feature_eng.sources.raw import read_raw
+from feature_eng.sources.tables import pinned
+from foundation import stores
+from foundation.job import say, say_table
+
+
+def write_events(
+    spark: SparkSession, contract: Contract, source: str | None, root: str, dates: Dates | None = None
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+    """Raw rows to the tables of events and rejects, every row into one of them.
+
+    Args:
+        spark: The session.
+        contract: What the rows mean.
+        source: Folder of the raw files, where it is given.
+        root: Folder of the tables.
+        dates: Days to read, into tables by date; the others' rows stay as they are. ``None`` for tables of all rows
+            (by date where they have been).
+
+    Returns:
+        Which versions of the raw tables were read, and which version of each table was written.
+    """
+    main_table = contract.source.main_table
+    with as_user_errors("the raw tables cannot be read"):
+        pins = pinned(spark, contract.source, source)
+        raw = read_raw(spark, contract, source, pins)
+        read = raw if dates is None or dates.is_all else raw_of(raw, contract, dates)
+        names = {main_table: "events", **{name: f"events_{name}" for name in _later_tables(contract)}}
+        goes_on = (
+            dates is not None
+            and not dates.is_all
+            and by_date.goes_on(root, [*names.values(), "rejects"], contract)
+        )
+        events = _typed(spark, read, contract, root, dates, goes_on=goes_on)
+        if dates is not None and impressions_of(raw, contract, dates).isEmpty():
+            raise ContractError([f"--dates: {main_table!r} holds no rows of {dates}"])
+        rows_in = {table: read[table].count() for table in names}
+        tables = _Tables(spark, contract, root, dates if goes_on else None)
+        frames = {main_table: events.impressions, **events.related}
+        rows_out = {table: tables.write(names[table], frames[table]) for table in names}
+        # Where every row has become an event none is looked for among the rejects.
+        short = [table for table in names if rows_out[table] != rows_in[table]]
+        tables.write("rejects", events.rejects.where(F.col("table").isin(short)))
+    rejects = tables.written("rejects")
+    rejected = rejects.groupBy("table", "reason").agg(F.count("*").alias("rows"))
+    reasons = rejected.orderBy("table", "reason").collect() if short else []
+    counts = {}
+    for table in names:
+        rows_rejected = sum(row["rows"] for row in reasons if row["table"] == table)
+        count = RowCount(rows_in[table], rows_out[table], rows_rejected)
+        if count.rows_in != count.rows_out + count.rejected:
+            raise RuntimeError(
+                f"{table}: {count.rows_in} rows in, {count.rows_out} out and {count.rejected} rejected"
+            )
+        counts[table] = count
+    say("raw rows" if dates is None else f"raw rows of {dates}")
+    say_table(
+        ["table", "in", "out", "rejected"],
+        [(name, count.rows_in, count.rows_out, count.rejected) for name, count in counts.items()],
+    )
+    if reasons:
+        say_table(["table", "rejected because", "rows"], [tuple(row) for row in reasons])
+    check_rejects(counts, reasons, rejects, contract)
+    matched = match_counts(tables.written(names[main_table]))
+    if matched:
+        say_table(
+            ["side table", "rows that found theirs", "unmatched"],
+            [(name, found, rows - found) for name, (found, rows) in matched.items()],
+        )
+        check_matches(matched, raw, contract)
+    return described(raw, contract.source, pins), tables.versions
+
+
+def _later_tables(contract: Contract) -> list[str]:
+    tables = (task.table for task in contract.tasks.values())
+    return list(dict.fromkeys(table for table in tables if table is not None))
+
+
+def _typed(
+    spark: SparkSession,
+    raw: Mapping[str, DataFrame],
+    contract: Contract,
+    root: str,
+    dates: Dates | None,
+    *,
+    goes_on: bool,
+) -> Events:
+    place = stores.join(root, "events")
+    if dates is None:
+        return to_events(
+            raw, contract, by_date=by_date.is_by_date(place) and contract.columns.time is not None
+        )
+    if not goes_on or not contract.columns.key:
+        return to_events(raw, contract, by_date=True)
+    stored = delta.read(spark, place)
+    days = F.col(ON_DATE)
+    events = to_events(
+        raw, contract, stored.where(days < F.lit(dates.first)) if dates.first else None, by_date=True
+    )
+    if dates.last:
+        later = stored.where(days > F.lit(dates.last))
+        if not later.isEmpty():
+            by_date.refuse_taken(events.impressions, later, dates, contract)
+    return events
+
+
+class _Tables:
+    """The tables as this build writes them.
+
+    Args:
+        spark: The session.
+        contract: What is built.
+        root: Folder of the tables.
+        dates: Days that are replaced; ``None`` for tables that are made anew.
+    """
+
+    def __init__(self, spark: SparkSession, contract: Contract, root: str, dates: Dates | None) -> None:
+        self.spark, self.contract, self.root, self.dates = spark, contract, root, dates
+        self.versions: dict[str, int] = {}
+
+    def write(self, name: str, rows: DataFrame) -> int:
+        """Write a table; how many rows it has now, of the days that are replaced."""
+        place = stores.join(self.root, name)
+        if ON_DATE in rows.columns:
+            self.versions[name] = by_date.write(rows, place, self.contract, self._condition(name))
+        else:
+            self.versions[name] = delta.write(rows, place, properties=delta.kept_for())
+        if self.dates is None:
+            return delta.num_rows(self.spark, place, self.versions[name])
+        rows_now: int = self.written(name).count()
+        return rows_now
+
+    def written(self, name: str) -> DataFrame:
+        """What was written, of the days that are replaced."""
+        rows = delta.read(self.spark, stores.join(self.root, name), self.versions[name])
+        condition = self._condition(name)
+        return rows if condition is None else rows.where(condition)
+
+    def _condition(self, name: str) -> str | None:
+        """The partitions that are replaced; of rejects those without a time too."""
+        if self.dates is None:
+            return None
+        days = self.dates.condition()
+        return f"({days}) OR {ON_DATE} IS NULL" if name == "rejects" else days

@@ -1,0 +1,112 @@
+"""The table of examples: every impression, or those of some days, with labels, split, weight and behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import date
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_eng import by_date, delta
+from feature_eng.behaviour import with_behaviour
+from feature_eng.contract import Contract, quoted
+from feature_eng.dates import ON_DATE, Dates, condition_of, date_of, is_one_of
+from feature_eng.encoder import spark as encoder
+from feature_eng.events import Events, column
+from feature_eng.events.stored import stored_events
+from feature_eng.examples import data_end, to_examples
+from feature_eng.sampling import with_sampling
+from feature_eng.split import with_split
+from foundation import stores
+from foundation.job import say
+
+
+def write_examples(
+    spark: SparkSession,
+    contract: Contract,
+    root: str,
+    versions: Mapping[str, int],
+    as_of: int | None,
+    dates: Dates | None = None,
+) -> tuple[DataFrame, int, int | None]:
+    """Events to the table of examples: labels, split, behaviour up to each row's time.
+
+    Args:
+        spark: The session.
+        contract: What the rows mean.
+        root: Folder of the tables.
+        versions: Versions of the tables of events, as the build made them.
+        as_of: The last second that counts as known.
+        dates: The days that the build read, where it read some only: then days that they concern are written.
+
+    Returns:
+        All examples, the version that holds them, and the last second that is known.
+    """
+    table = stores.join(root, "examples")
+    events = stored_events(spark, contract, root, versions)
+    end = as_of if as_of is not None else data_end(events, contract)
+    keeps_dates = ON_DATE in events.impressions.columns
+    days = None
+    if dates is not None and not dates.is_all:
+        days = by_date.concerned(spark, contract, root, versions, end)
+    if days is None:
+        made = _made(to_examples(events, contract, as_of, end), contract, None)
+        rows = encoder.with_row_id(made, contract)
+        if keeps_dates:
+            version = by_date.write(_dated(rows, contract), table, contract, None)
+        else:
+            version = delta.write(rows, table, properties=delta.kept_for())
+    else:
+        say(f"examples  of {len(days):,} days are made anew{_listed(days)}")
+        version = delta.newest_version(table)
+        if days:
+            stored = delta.read(spark, table, version)
+            rows = encoder.with_row_id(_of(days, events, stored, contract, as_of, end), contract)
+            version = by_date.write(_dated(rows, contract), table, contract, condition_of(days))
+    return delta.read(spark, table, version), version, end
+
+
+def _of(
+    days: Collection[date],
+    events: Events,
+    stored: DataFrame,
+    contract: Contract,
+    as_of: int | None,
+    end: int | None,
+) -> DataFrame:
+    """Examples of some days; what came before them is told by events and by the examples of other days."""
+    read = is_one_of(by_date.read_for(days, contract))
+    some = Events(
+        impressions=events.impressions.where(read),
+        related={name: rows.where(read) for name, rows in events.related.items()},
+        rejects=events.rejects,
+    )
+    asked = _dated(to_examples(some, contract, as_of, end), contract).where(is_one_of(days)).drop(ON_DATE)
+    others = ~is_one_of(days) & (F.col(ON_DATE) <= F.lit(max(days)))
+    first = by_date.told_from(min(days), contract)
+    if first is not None:
+        others &= F.col(ON_DATE) >= F.lit(first)
+    return _made(asked, contract, stored.where(others))
+
+
+def _made(examples: DataFrame, contract: Contract, others: DataFrame | None) -> DataFrame:
+    """Examples with split, weight and behaviour, which ``others`` tell of beside themselves."""
+    parted = with_sampling(with_split(examples, contract), contract)
+    if others is None or not contract.behaviour_features:
+        return with_behaviour(parted, contract)
+    told = [name for name in examples.columns if name != "is_mature"]
+    tellers = examples.select(*map(quoted, told)).unionByName(others.select(*map(quoted, told)))
+    return with_behaviour(parted, contract, told_by=tellers)
+
+
+def _dated(rows: DataFrame, contract: Contract) -> DataFrame:
+    assert contract.columns.time is not None, "checked for builds by date"
+    return rows.withColumn(ON_DATE, date_of(column(contract.columns.time), contract.split.zone))
+
+
+def _listed(days: Collection[date]) -> str:
+    ordered = sorted(days)
+    if not ordered:
+        return ""
+    return f": {ordered[0]}" if len(ordered) == 1 else f", from {ordered[0]} to {ordered[-1]}"
