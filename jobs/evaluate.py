@@ -67,11 +67,9 @@ def arguments() -> argparse.ArgumentParser:
         help=f"judge the values of these columns of the examples too; '{NEW_USER}': users without a training row",
     )  # fmt: skip
     parser.add_argument(
-        "--weight",
-        type=stored_name,
-        metavar="COLUMN",
+        "--weight", type=stored_name, metavar="COLUMN",
         help="weigh rows by this column of the examples; rows of weight 0 are left out",
-    )
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole evaluation to this file")
     parser.add_argument(
         "--report", type=Path, metavar="FILE",
