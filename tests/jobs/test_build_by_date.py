@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,14 +30,6 @@ def job() -> ModuleType:
     return load_job("build_features")
 
 
-@pytest.fixture(scope="module")
-def quick(interpreted: SparkSession) -> Iterator[SparkSession]:
-    before = str(interpreted.conf.get("spark.sql.shuffle.partitions"))
-    interpreted.conf.set("spark.sql.shuffle.partitions", "2")
-    yield interpreted
-    interpreted.conf.set("spark.sql.shuffle.partitions", before)
-
-
 def rows_of(spark: SparkSession, warehouse: Path, table: str) -> list[str]:
     """All rows of a table as text, in order."""
     rows = delta.read(spark, warehouse / "days" / table).drop(ON_DATE)
@@ -48,14 +40,14 @@ Build = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def build(job: ModuleType, quick: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Build:
+def build(job: ModuleType, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Build:
     raw = tmp_path_factory.mktemp("raw")
 
     def built(warehouse: Path, day: int, dates: str | None) -> Any:
         write_log(raw, day)
         contract = contract_at(day, raw)
         asked = None if dates is None else by_date.dates_of(dates, contract)
-        return job.build(quick, contract, None, warehouse, dates=asked)
+        return job.build(spark, contract, None, warehouse, dates=asked)
 
     return built
 
@@ -70,7 +62,7 @@ def whole(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_days_one_by_one_give_the_tables_of_one_build(
     job: ModuleType,
     build: Build,
-    quick: SparkSession,
+    spark: SparkSession,
     whole: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,12 +93,12 @@ def test_days_one_by_one_give_the_tables_of_one_build(
                 build(tmp_path, 9, f"{on(7)}:{on(9)}")
     last = build(tmp_path, 9, f"{on(7)}:{on(9)}")
     for table in TABLES:
-        assert rows_of(quick, tmp_path, table) == rows_of(quick, whole, table), table
+        assert rows_of(spark, tmp_path, table) == rows_of(spark, whole, table), table
     assert last.rows("train") > 20
     newest = delta.newest_version(tmp_path / "days" / "examples")
     now = delta.partitions(tmp_path / "days" / "examples", newest, ON_DATE)
     assert {day for day in now if now[day] == first.get(day)} == {on(0), on(1)}
-    rejects = delta.read(quick, tmp_path / "days" / "rejects")
+    rejects = delta.read(spark, tmp_path / "days" / "rejects")
     assert sorted(row["reason"] for row in rejects.collect()) == [
         "duplicate key", "null at", "unknown scenario in page",
     ]  # fmt: skip
