@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from feature_eng import delta
 
@@ -78,3 +79,26 @@ def test_who_reads_by_path_during_rebuilds_sees_whole_tables_alone(
     assert set(seen) <= whole
     assert len(seen) > 3
     assert spark.read.format("delta").load(table).count() == max(whole)
+
+
+def test_days_are_replaced_whole_and_the_other_days_keep_their_files(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    table = str(tmp_path / "examples")
+
+    def days(first: int, rows: int) -> DataFrame:
+        return spark.range(first * 100, first * 100 + rows).select("id", F.lit(first).alias("day"))
+
+    delta.write(days(1, 5).unionByName(days(2, 6)), table, partition_by=["day"], properties=delta.kept_for())
+    before = delta.partitions(table, 0, "day")
+    version = delta.write_partitions(days(2, 9), table, "day = 2")
+    now = delta.partitions(table, version, "day")
+    assert (version, delta.num_rows(spark, table, version)) == (1, 14)
+    assert now[1] == before[1]
+    assert not now[2] & before[2]
+    with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
+        delta.write_partitions(days(1, 9), table, "day = 2")
+    assert delta.newest_version(table) == version
+    assert delta.write_partitions(days(2, 0), table, "day = 2") == 2
+    assert delta.num_rows(spark, table, 2) == 5
+    assert delta.properties(table, 2)["delta.deletedFileRetentionDuration"] == delta.RETENTION
