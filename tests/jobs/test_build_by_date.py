@@ -103,7 +103,9 @@ def test_days_one_by_one_give_the_tables_of_one_build(
         "duplicate key", "null at", "unknown scenario in page",
     ]  # fmt: skip
 
-    other = contract_at(9, tmp_path).model_dump(mode="json", by_alias=True) | {"sampling": {"seed": 1}}
+    other = contract_at(9, tmp_path).model_dump(mode="json", by_alias=True) | {
+        "sampling": {"keep_negatives": 0.5, "seed": 1}
+    }
     names = ["events", "events_orders", "rejects"]
     with pytest.raises(
         ContractError, match=r"^--dates: .*events was built by another contract or other seeds"
