@@ -14,8 +14,6 @@ import pytest
 from filelock import FileLock
 from pyspark.sql import SparkSession
 
-from feature_eng.snapshot import SnapshotRef
-
 ROOT = Path(__file__).resolve().parent.parent
 
 STORE_SECRET = "planted+of/the-store=="
@@ -109,11 +107,3 @@ def movielens_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert done.returncode == 0, done.stderr[-4000:]
             built.touch()
     return warehouse
-
-
-@pytest.fixture(scope="session")
-def movielens_snapshot(spark: SparkSession, movielens_warehouse: Path) -> SnapshotRef:
-    """The pinned training table of MovieLens-100K."""
-    from feature_eng import delta
-
-    return delta.snapshot(spark, movielens_warehouse / "movielens" / "training")
