@@ -232,49 +232,53 @@ BEHAVIOUR: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("planted", ["event", "open window", "dwell"])
-def test_what_is_planted_later_changes_no_feature_and_no_label_of_earlier_rows(
-    spark: SparkSession, planted: str
-) -> None:
+LOG = [shown(f"r{n:02}", 17 * n, who=n % 3, dwell=float(n * 13 % 70)) for n in range(40)]
+BOUGHT = [(n % 3, 17 * n + 30, 1.0) for n in range(0, 34, 4)]
+AS_OF = 17 * 39
+
+
+def built(spark: SparkSession, rows: list[Row], orders: list[Any]) -> dict[str, Row]:
+    """Examples of a log with its behaviour, by row."""
     tasks = {"order": ORDER, "long": {"column": "dwell", "at_least": 30, "known_after": "dwell"}}
     contract = small_contract(
         source=SOURCE, tasks=tasks, features=BEHAVIOUR, split={"method": "time", "fractions": [0.6, 0.2, 0.2]}
     )
-    rows = [shown(f"r{n:02}", 17 * n, who=n % 3, dwell=float(n * 13 % 70)) for n in range(40)]
-    orders = [(n % 3, 17 * n + 30, 1.0) for n in range(0, 34, 4)]
-    as_of = 17 * 39
+    raw = {"shown": spark.createDataFrame(rows, SHOWN), "orders": spark.createDataFrame(orders, ORDERS)}
+    examples = to_examples(to_events(raw, contract), contract, AS_OF)
+    return {row["row"]: row for row in with_behaviour(with_split(examples, contract), contract).collect()}
+
+
+@pytest.fixture(scope="module")
+def before(spark: SparkSession) -> dict[str, Row]:
+    """Examples of the log with nothing planted."""
+    return built(spark, LOG, BOUGHT)
+
+
+@pytest.mark.parametrize("planted", ["event", "open window", "dwell"])
+def test_what_is_planted_later_changes_no_feature_and_no_label_of_earlier_rows(
+    spark: SparkSession, before: dict[str, Row], planted: str
+) -> None:
     moment = 400
-    later_rows, later_orders = list(rows), list(orders)
+    later_rows, later_orders = list(LOG), list(BOUGHT)
     if planted == "event":
         later_rows += [shown(f"p{n}", moment + n, who=n % 3) for n in range(5)]
     elif planted == "open window":
-        later_rows.append(shown("p", as_of - 1, who=0))
-        later_orders += [(who, as_of + 1, 1.0) for who in range(3)]
+        later_rows.append(shown("p", AS_OF - 1, who=0))
+        later_orders += [(who, AS_OF + 1, 1.0) for who in range(3)]
     else:
         # As if the dwell of a row before the moment had turned out longer: known only after it.
-        place = next(n for n, row in enumerate(rows) if row[3] > moment - 60 and row[7] + row[3] > moment)
-        later_rows[place] = Row(*rows[place][:7], 500.0)
+        place = next(n for n, row in enumerate(LOG) if row[3] > moment - 60 and row[7] + row[3] > moment)
+        later_rows[place] = Row(*LOG[place][:7], 500.0)
 
-    def built(shown_rows: list[Row], order_rows: list[Any]) -> dict[str, Row]:
-        raw = {
-            "shown": spark.createDataFrame(shown_rows, SHOWN),
-            "orders": spark.createDataFrame(order_rows, ORDERS),
-        }
-        examples = to_examples(to_events(raw, contract), contract, as_of)
-        return {row["row"]: row for row in with_behaviour(with_split(examples, contract), contract).collect()}
-
-    before, after = built(rows, orders), built(later_rows, later_orders)
-    until = as_of - 2 if planted == "open window" else moment
+    after = built(spark, later_rows, later_orders)
+    until = AS_OF - 2 if planted == "open window" else moment
     changed = set()
     for name, row in before.items():
         if row["at"] > until:
             continue
         # The row whose own dwell was changed has a label of its own that says so.
-        same = [
-            column
-            for column in row.asDict()
-            if column not in ("split", *(("label__long", "known_at__long") if planted == "dwell" else ()))
-        ]
+        own = ("label__long", "known_at__long") if planted == "dwell" else ()
+        same = [column for column in row.asDict() if column not in ("split", *own)]
         if any(row[column] != after[name][column] for column in same):
             changed.add(name)
     assert not changed
