@@ -96,6 +96,7 @@ def test_a_connection_that_says_nothing_keeps_no_worker_out() -> None:
         assert time.monotonic() - started < 3.0
         for end in idle:
             end.close()
+        wait_until(lambda: "stranger" in server._noted)  # and not while another test reads the log
 
 
 def test_a_stranger_has_limited_time_and_there_is_a_limit_to_their_number(
