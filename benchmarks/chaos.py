@@ -22,10 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks import faults
 from benchmarks.faults import KINDS, Order
@@ -53,8 +54,8 @@ class Row:
         step: After which it came, or from which on.
         noticed: Seconds until the driver knew; None where there was nothing to notice.
         happened: In words.
-        rows: Lost or repeated, over all epochs.
-        equal: Whether the weights are those of the undisturbed run.
+        rows: Lost or repeated, over all epochs; None where none was trained on.
+        equal: Whether the weights are those of the undisturbed run; None where there are none.
         goodput: Of the last attempts.
         right: Whether all is as it must be.
     """
@@ -63,8 +64,8 @@ class Row:
     step: int
     noticed: float | None
     happened: str
-    rows: int
-    equal: bool
+    rows: int | None
+    equal: bool | None
     goodput: float
     right: bool
 
@@ -191,13 +192,7 @@ def rehearse(folder: Path, seeds: Sequence[int], only: Sequence[str], goodput: i
         for seed in seeds:
             for kind in only:
                 step = random.Random(f"{seed} {kind}").randint(steps + 1, 2 * steps - 2)
-                started = time.monotonic()
-                try:
-                    row = rehearsal.meet(kind, step, seed)
-                except Exception as error:
-                    row = Row(kind, step, None, f"{type(error).__name__}: {error}", 0, False, 0.0, False)
-                rows.append(row)
-                say(f"{'  ' if row.right else '! '}{as_line(row)} ({time.monotonic() - started:.0f} s)")
+                rows.append(met(kind, step, partial(rehearsal.meet, kind, step, seed)))
         return rows
     finally:
         with contextlib.suppress(Exception):
@@ -214,9 +209,36 @@ def as_line(row: Row) -> str:
     """One line of the table."""
     noticed = "-" if row.noticed is None else f"{row.noticed:.1f} s"
     happened = row.happened.splitlines()[0].replace("|", "/")[:160]
-    return (
-        f"| {row.kind} | {row.step} | {noticed} | {happened} | {row.rows} | {'yes' if row.equal else 'NO'} |"
-    )
+    rows = "-" if row.rows is None else row.rows
+    equal = {None: "-", True: "yes", False: "NO"}[row.equal]
+    return f"| {row.kind} | {row.step} | {noticed} | {happened} | {rows} | {equal} |"
+
+
+def met(kind: str, place: int, meet: Callable[[], Row]) -> Row:
+    """What came of one fault, said at once; whatever else went wrong is its row.
+
+    Args:
+        kind: Of the fault.
+        place: The step or epoch after which it comes.
+        meet: Plants it.
+    """
+    started = time.monotonic()
+    try:
+        row = meet()
+    except Exception as error:
+        row = Row(kind, place, None, f"{type(error).__name__}: {error}", None, None, 0.0, False)
+        say(str(error))
+    say(f"{'  ' if row.right else '! '}{as_line(row)} ({time.monotonic() - started:.0f} s)")
+    return row
+
+
+def end(rows: Sequence[Row], table: Path | None) -> NoReturn:
+    """Write the table, and end with exit code 1 if anything is not as it must be."""
+    if table is not None:
+        table.write_text(HEADER + "".join(f"{as_line(row)}\n" for row in rows), encoding="utf-8")
+    wrong = [row.kind for row in rows if not row.right]
+    say(f"{len(rows)} faults, {len(rows) - len(wrong)} as they must be")
+    raise SystemExit(1 if wrong else 0)
 
 
 def say(text: str) -> None:
@@ -246,11 +268,7 @@ def main() -> None:
     table = None if given.table is None else given.table.resolve()
     with tempfile.TemporaryDirectory() as folder:
         rows = rehearse(Path(folder), given.seeds, given.only, given.goodput)
-    if table is not None:
-        table.write_text(HEADER + "".join(f"{as_line(row)}\n" for row in rows), encoding="utf-8")
-    wrong = [row.kind for row in rows if not row.right]
-    say(f"{len(rows)} faults, {len(rows) - len(wrong)} as they must be")
-    raise SystemExit(1 if wrong else 0)
+    end(rows, table)
 
 
 if __name__ == "__main__":

@@ -170,6 +170,11 @@ def write(
         if partition_by:
             table = table.partitionedBy(*map(F.col, partition_by))
         table.options(**(options or {})).createOrReplace()
+    return _last_commit(spark)
+
+
+def _last_commit(spark: SparkSession) -> int:
+    """The version that the session has committed last."""
     return int(spark.conf.get(_LAST_COMMIT) or 0)
 
 
@@ -187,14 +192,14 @@ def write_partitions(rows: DataFrame, path: stores.Place, condition: str) -> int
     spark = rows.sparkSession
     writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", condition)
     writer.save(places.for_spark(path))
-    return int(spark.conf.get(_LAST_COMMIT) or 0)
+    return _last_commit(spark)
 
 
 def append(rows: DataFrame, path: stores.Place) -> int:
     """Add rows to a table, which is made where there is none; the version that this commit made."""
     spark = rows.sparkSession
     rows.write.format("delta").mode("append").save(places.for_spark(path))
-    return int(spark.conf.get(_LAST_COMMIT) or 0)
+    return _last_commit(spark)
 
 
 def exists(path: stores.Place) -> bool:

@@ -57,9 +57,8 @@ class StudyRun:
             run = self._client.create_run(self._experiment, run_name=name, tags={STUDY_TAG: known})
             self.run_id = run.info.run_id
         for child in self._trials():
-            if (
-                child.info.status != _RECORDED
-            ):  # of a study that was killed as it wrote: the trial is recorded anew
+            # Of a study that was killed as it wrote: the trial is recorded anew.
+            if child.info.status != _RECORDED:
                 self._client.delete_run(child.info.run_id)
         self._recorded = set(self.children())
 
