@@ -51,7 +51,7 @@ check: setup  ## ruff (lint and format), mypy and the direction of imports
 bench: setup  ## benchmarks: tables, and benchmarks/results.json
 	@$(BIN)/python -m benchmarks
 
-cluster: setup  ## all five jobs on a Spark standalone cluster of two workers, on this machine; losses equal to a local run
+cluster: setup  ## all five jobs on Spark clusters of two workers, on this machine: standalone, local-cluster; losses equal to a local run
 	@$(BIN)/python -m benchmarks.cluster
 
 chaos: setup  ## faults planted into real runs of two workers, and a table of what came of each (SEEDS="1 2 3")

@@ -205,13 +205,16 @@ HEADER = (
 )
 
 
-def as_line(row: Row) -> str:
-    """One line of the table."""
-    noticed = "-" if row.noticed is None else f"{row.noticed:.1f} s"
-    happened = row.happened.splitlines()[0].replace("|", "/")[:160]
-    rows = "-" if row.rows is None else row.rows
-    equal = {None: "-", True: "yes", False: "NO"}[row.equal]
-    return f"| {row.kind} | {row.step} | {noticed} | {happened} | {rows} | {equal} |"
+def as_line(rows: Sequence[Row]) -> str:
+    """One line of the table: a kind, met once or with several seeds, steps and seconds side by side."""
+    steps = ", ".join(str(row.step) for row in rows)
+    seconds = ["-" if row.noticed is None else f"{row.noticed:.1f}" for row in rows]
+    noticed = "-" if set(seconds) == {"-"} else f"{', '.join(seconds)} s"
+    told = dict.fromkeys(row.happened.splitlines()[0].replace("|", "/")[:160] for row in rows)
+    counts = [row.rows for row in rows if row.rows is not None]
+    verdicts = {row.equal for row in rows}
+    equal = "NO" if False in verdicts else "yes" if verdicts == {True} else "-"
+    return f"| {rows[0].kind} | {steps} | {noticed} | {' / '.join(told)} | {max(counts, default='-')} | {equal} |"
 
 
 def met(kind: str, place: int, meet: Callable[[], Row]) -> Row:
@@ -228,14 +231,16 @@ def met(kind: str, place: int, meet: Callable[[], Row]) -> Row:
     except Exception as error:
         row = Row(kind, place, None, f"{type(error).__name__}: {error}", None, None, 0.0, False)
         say(str(error))
-    say(f"{'  ' if row.right else '! '}{as_line(row)} ({time.monotonic() - started:.0f} s)")
+    say(f"{'  ' if row.right else '! '}{as_line([row])} ({time.monotonic() - started:.0f} s)")
     return row
 
 
 def end(rows: Sequence[Row], table: Path | None) -> NoReturn:
-    """Write the table, and end with exit code 1 if anything is not as it must be."""
+    """Write the table, a line for each kind, and end with exit code 1 if anything is not as it must be."""
     if table is not None:
-        table.write_text(HEADER + "".join(f"{as_line(row)}\n" for row in rows), encoding="utf-8")
+        kinds = dict.fromkeys(row.kind for row in rows)
+        lines = [as_line([row for row in rows if row.kind == kind]) for kind in kinds]
+        table.write_text(HEADER + "".join(f"{line}\n" for line in lines), encoding="utf-8")
     wrong = [row.kind for row in rows if not row.right]
     say(f"{len(rows)} faults, {len(rows) - len(wrong)} as they must be")
     raise SystemExit(1 if wrong else 0)

@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 from benchmarks.chaos import Row, end, met, say
 from benchmarks.chaos_places import full, mounted, read_only
 from benchmarks.chaos_runs import Jobs, mlflow_server
-from benchmarks.cluster import standalone_cluster
+from benchmarks.spark_clusters import standalone_cluster
 
 _GONE_SECONDS = 10.0
 """Until all workers are gone: told to end, or without a driver, or without the JVM that would end them."""

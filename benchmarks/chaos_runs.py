@@ -21,8 +21,8 @@ import torch
 from mlflow import MlflowClient
 
 from benchmarks.chaos import Row, build
-from benchmarks.cluster import ROOT, Cluster
 from benchmarks.small_flow import SmallFlow, write_flow
+from benchmarks.spark_clusters import ROOT, Cluster
 from foundation.settings import load_settings
 from hinet_model.settings import RunSettings
 from hinet_model.tracking.tracker import Tracker
