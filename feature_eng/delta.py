@@ -43,7 +43,6 @@ from feature_eng.snapshot import (
 )
 from foundation import access, places, stores
 from foundation.session import build_session as build_session
-from foundation.session import end_session as end_session
 
 # Type in the log -> Arrow dtype. Anything else in a training table is refused: the loader
 # reads strings, lists and decimals row by row or not at all.

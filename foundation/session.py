@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from foundation import access
 from foundation.cores import available_cores
+from foundation.given_conf import given_conf, is_running
 from foundation.java_log import LOG_FOLDER, java_writes_to
 from foundation.memory import available_memory
 from foundation.places import Place, for_spark, scheme_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 _DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
+_DATABRICKS = "DATABRICKS_RUNTIME_VERSION"
+"""Set in every process of a Databricks cluster."""
 
 # Hadoop's client for S3, of the release that Spark 4.0 brings, and of Amazon's SDK the parts that it calls (9 MB):
 # the bundle that it asks for itself has 600 MB. What Spark has on board is not fetched again.
@@ -127,7 +130,7 @@ def build_session(
     from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
-    given = _given_conf()
+    given = given_conf()
     wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})}, places, data_bytes)
     if _is_local(given, extra_conf or {}):
         # Local Python workers must be of the driver's environment, not of the first python3 on PATH.
@@ -142,21 +145,33 @@ def build_session(
     except PySparkRuntimeError as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:]) if log.exists() else ""
         raise UserError(f"Spark did not start ({error}); the end of its log, {log}:\n{tail}") from None
-    try:
-        spark._jvm.java.lang.Class.forName(
-            _DELTA_EXTENSION,
-            True,
-            spark._jvm.java.lang.Thread.currentThread().getContextClassLoader(),
-        )
-    except Exception as error:
-        raise UserError(
-            f"Spark runs without Delta ({type(error).__name__}); start the job with "
-            f"--packages {DELTA_PACKAGE}, or with --properties-file conf/spark/local.conf"
-        ) from None
+    if _DATABRICKS not in os.environ:  # whose runtime has a Delta of its own, by other names
+        _check_delta(spark)
     access.adopt(dict(spark.sparkContext.getConf().getAll()))
     for place in places:
         _check_store(spark, place)
     return spark
+
+
+@contextlib.contextmanager
+def job_session(
+    app_name: str,
+    extra_conf: Mapping[str, str] | None = None,
+    places: Sequence[Place] = (),
+    data_bytes: Callable[[], int] | None = None,
+) -> Iterator[SparkSession]:
+    """The session of a job, from `build_session`; it ends with the job.
+
+    Unless it ran before: then it is somebody else's, as that of a notebook or of a cluster that tasks share is, and
+    is left running.
+    """
+    ran_before = is_running()
+    spark = build_session(app_name, extra_conf, places, data_bytes)
+    try:
+        yield spark
+    finally:
+        if not ran_before:
+            end_session(spark)
 
 
 def end_session(spark: SparkSession) -> None:
@@ -176,6 +191,18 @@ def is_alive(spark: SparkSession) -> bool:
         return not spark.sparkContext._jsc.sc().isStopped()
     except (Py4JError, OSError, AttributeError):
         return False
+
+
+def _check_delta(spark: SparkSession) -> None:
+    """Refuse a Spark without Delta."""
+    java = spark._jvm.java.lang
+    try:
+        java.Class.forName(_DELTA_EXTENSION, True, java.Thread.currentThread().getContextClassLoader())
+    except Exception as error:
+        raise UserError(
+            f"Spark runs without Delta ({type(error).__name__}); start the job with "
+            f"--packages {DELTA_PACKAGE}, or with --properties-file conf/spark/local.conf"
+        ) from None
 
 
 def _check_store(spark: SparkSession, place: Place) -> None:
@@ -251,48 +278,3 @@ def _local_places() -> dict[str, str]:
     # Tables are addressed by path. Without this, Spark leaves an empty folder in the current directory.
     place = Path(tempfile.gettempdir()) / f"spark-warehouse-{getpass.getuser()}"
     return {"spark.sql.warehouse.dir": str(place)}
-
-
-def _given_conf() -> dict[str, str]:
-    """What was set from outside: by spark-submit, by PYSPARK_SUBMIT_ARGS or by a defaults file."""
-    import pyspark
-    from pyspark import SparkConf, SparkContext
-
-    if SparkContext._active_spark_context is not None:
-        return dict(SparkContext._active_spark_context.getConf().getAll())
-    if "PYSPARK_GATEWAY_PORT" in os.environ:  # started by spark-submit, whose JVM knows it all
-        SparkContext._ensure_initialized()
-        return dict(SparkConf().getAll())
-    arguments = list(_submit_arguments(os.environ.get("PYSPARK_SUBMIT_ARGS", "")))
-    home = os.environ.get("SPARK_HOME", str(Path(pyspark.__file__).parent))
-    folder = Path(os.environ.get("SPARK_CONF_DIR", Path(home) / "conf"))
-    files = [value for key, value in arguments if key == "--properties-file"]
-    given = _properties(Path(files[-1]) if files else folder / "spark-defaults.conf")
-    named = {"--master": "spark.master", "--packages": "spark.jars.packages", "--name": "spark.app.name",
-             "--driver-memory": "spark.driver.memory"}  # fmt: skip
-    for key, value in arguments:
-        if key == "--conf":
-            name, _, value = value.partition("=")
-            given[name] = value
-        elif key in named:
-            given[named[key]] = value
-    return given
-
-
-def _submit_arguments(text: str) -> Iterator[tuple[str, str]]:
-    words = shlex.split(text)
-    for place, word in enumerate(words):
-        if word.startswith("--"):
-            key, equals, value = word.partition("=")
-            if equals:
-                yield key, value
-            elif place + 1 < len(words):
-                yield key, words[place + 1]
-
-
-def _properties(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    pairs = (line.replace("=", " ", 1).split(None, 1) for line in lines if line and line[0] not in "#!")
-    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}

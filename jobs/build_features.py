@@ -13,7 +13,7 @@ from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from feature_eng import by_date, delta, drift, training_table
+from feature_eng import by_date, drift, training_table
 from feature_eng.cells import blind_spots, cells_rows, check_splits, count_cells
 from feature_eng.contract import SPLITS, Contract, ContractError, load_contract, to_instant
 from feature_eng.dates import Dates
@@ -42,6 +42,7 @@ from feature_eng.snapshot import (
 from feature_eng.sources.tables import bytes_of, places_of
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
+from foundation.session import job_session
 from foundation.turns import one_at_a_time
 
 logger = logging.getLogger("build_features")
@@ -102,16 +103,13 @@ def main() -> None:
     dates = None if given.dates is None else by_date.dates_of(given.dates, contract)
     started = time.monotonic()
     places = [given.warehouse, *places_of(contract.source, given.source)]
-    spark = delta.build_session(
+    with job_session(
         "build_features", places=places, data_bytes=lambda: bytes_of(contract.source, given.source)
-    )
-    try:
+    ) as spark:
         layout = (given.rows_per_group, given.seed)
         with one_at_a_time(stores.join(given.warehouse, contract.name), "another build of this contract"):
             build(spark, contract, given.source, given.warehouse, *layout, as_of, given.accept_drift, dates)
         say(f"took {time.monotonic() - started:.0f} s")
-    finally:
-        delta.end_session(spark)
 
 
 def second_of(as_of: str | None, contract: Contract) -> int | None:

@@ -23,6 +23,7 @@ from feature_eng.contract import Contract, stored_name
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
 from foundation import places, stores
 from foundation.job import job_parser, run_job, say, stage
+from foundation.session import job_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, publishing, registry
 from hinet_model.lifecycle.admission import inadmissible, refused_for
@@ -89,14 +90,13 @@ def main() -> None:
     if champion is not None and champion.version != versions[CHALLENGER].version:
         versions[CHAMPION] = champion
     slices = tuple(stored_name(part.strip()) for part in given.slices.split(",") if part.strip())
-    spark = delta.build_session("evaluate", places=[training_table(versions[CHALLENGER])[0]])
-    try:
-        with stage("judging"):
-            examples, described = frozen_examples(spark, versions[CHALLENGER])
-            asked = contest.Roles(ROW, weight=given.weight, slices=slices)
-            result, inside, data = judged(spark, client, versions, examples, described, asked)
-    finally:
-        delta.end_session(spark)
+    with (
+        job_session("evaluate", places=[training_table(versions[CHALLENGER])[0]]) as spark,
+        stage("judging"),
+    ):
+        examples, described = frozen_examples(spark, versions[CHALLENGER])
+        asked = contest.Roles(ROW, weight=given.weight, slices=slices)
+        result, inside, data = judged(spark, client, versions, examples, described, asked)
     decision = decision_by_default(result, versions)
     evaluation.record(client, versions[CHALLENGER], result, "passed" if decision.promote else "failed")
     if given.json is not None:

@@ -29,6 +29,7 @@ from feature_eng.snapshot import (
 )
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
+from foundation.session import job_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, registry
 from hinet_model.report.tables import judgements_table
@@ -86,10 +87,9 @@ def main() -> None:
             "input_version": str(table_version),
             "contract_fingerprint": scorer.contract_fingerprint,
         }
-        spark = delta.build_session(
+        with job_session(
             "score", places=[table, output], data_bytes=lambda: delta.data_bytes(table, table_version)
-        )
-        try:
+        ) as spark:
             rows = delta.read(spark, table, table_version)
             if given.where:
                 rows = rows.where(given.where)
@@ -103,8 +103,6 @@ def main() -> None:
             with stage("scores"):
                 written = write(with_lineage(shipment.score(rows, keep), lineage), output, lineage, version)
             summarise(spark, output, written, scorer)
-        finally:
-            delta.end_session(spark)
     say(f"took {time.monotonic() - started:.0f} s")
     if "evaluated_against" in version.tags:
         say(f"\n{version.uri} on its test rows")

@@ -24,6 +24,7 @@ from feature_eng.contract import Contract, SixScenarios
 from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION
 from feature_eng.sources.six_scenarios.truth import truth
 from foundation.job import job_parser, run_job, say, say_table
+from foundation.session import job_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import registry
 from hinet_model.lifecycle.registry import RegisteredVersion
@@ -93,13 +94,10 @@ def main() -> None:
     name = settings.mlflow.registered_model
     versions = [registry.resolve(client, name, one) for one in (given.control, given.treatment)]
     table, number = same_data(versions)
-    spark = delta.build_session("simulate_ab", places=[table])
-    try:
+    with job_session("simulate_ab", places=[table]) as spark:
         properties = delta.properties(table, number)
         examples = delta.read(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
         found = simulated(spark, client, versions, examples, given)
-    finally:
-        delta.end_session(spark)
     say(f"SIMULATED A/B test: control {versions[0].uri}, treatment {versions[1].uri}")
     say(
         f"score: {' x '.join(f'{part}^{power:g}' for part, power in given.score.items())}; {given.shown} shown"

@@ -36,6 +36,7 @@ from feature_eng.snapshot import (
 from feature_eng.sources.six_scenarios.truth import true_probs
 from foundation import stores
 from foundation.job import job_parser, run_job, say
+from foundation.session import job_session
 from foundation.settings import UserError, load_settings
 from hinet_model.settings import RunSettings
 from hinet_model.studies.comparing import TestRows
@@ -146,8 +147,7 @@ def prepare(study: StudySettings, warehouse: str, folder: Path) -> Data:
     table = stores.join(warehouse, contract.name, "training")
     if not _is_there(table, contract):
         build(study, warehouse)
-    spark = delta.build_session("study", places=[table])
-    try:
+    with job_session("study", places=[table]) as spark:
         snapshot = delta.snapshot(spark, table)
         properties = delta.properties(table, snapshot.version)
         version = data_version(snapshot, properties["hinet.data_version"])
@@ -156,8 +156,6 @@ def prepare(study: StudySettings, warehouse: str, folder: Path) -> Data:
             logger.info("collecting the test rows")
             examples = delta.read(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
             test_rows(spark, contract, examples).save(place)
-    finally:
-        delta.end_session(spark)
     return Data(contract, snapshot, version, TestRows.load(place))
 
 

@@ -20,7 +20,7 @@ from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
 from foundation import stores
 from foundation.job import comes_from_outside, complain, job_parser, run_job, say, say_table
 from foundation.redaction import redact
-from foundation.session import build_session, end_session
+from foundation.session import job_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle.calibrating import calibrate
 from hinet_model.lifecycle.evaluation import to_results
@@ -74,8 +74,9 @@ def main() -> int:
     settings = load_settings(RunSettings, given.config, given.overrides)
     versions.check()
     workers = settings.training.workers
-    spark = build_session("train", {"spark.master": f"local[{max(2, workers)}]"}, [settings.data.location])
-    try:
+    with job_session(
+        "train", {"spark.master": f"local[{max(2, workers)}]"}, [settings.data.location]
+    ) as spark:
         snapshot = delta.snapshot(spark, settings.data.location, settings.data.version)
         state = EncoderState.load(snapshot.encoder_path)
         if state.digest != snapshot.encoder_digest:
@@ -118,8 +119,6 @@ def main() -> int:
             complain(f"training failed: {error}")
             say_how_to_go_on(job, run_id)
             return EXIT_TRAINING_FAILED
-    finally:
-        end_session(spark)
 
 
 def train(

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from pyspark import SparkContext
+from pyspark.sql import SparkSession
 
 from foundation import session
+from foundation.given_conf import given_conf
+from foundation.settings import UserError
 
 
 def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -20,7 +23,7 @@ def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--master local[3] --conf spark.ui.enabled=no pyspark-shell")
-    given = session._given_conf()
+    given = given_conf()
     assert given["spark.master"] == "local[3]"
     assert given["spark.ui.enabled"] == "no"
     wanted = session.wanted_conf(given, {"spark.app.name": "mine", "spark.ui.enabled": "false"})
@@ -44,11 +47,15 @@ def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.mark.spark
 def test_what_java_and_ivy_write_goes_to_a_file_and_not_to_the_terminal(tmp_path: Path) -> None:
-    program = "from foundation.session import build_session; print(build_session('quiet').range(3).count())"
+    program = (
+        "from pyspark import SparkContext\nfrom foundation.session import job_session\n"
+        "with job_session('quiet') as spark:\n    print(spark.range(3).count())\n"
+        "print(SparkContext._active_spark_context)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\nNone\n", "")
     assert "delta-spark" in (tmp_path / "local" / "logs" / "spark-quiet.log").read_text()
 
 
@@ -70,3 +77,21 @@ def test_a_spark_that_does_not_start_is_one_message_with_the_end_of_its_log(tmp_
     assert "Spark did not start" in done.stdout
     assert "heap size" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.spark
+def test_a_session_that_ran_before_is_not_ended_with_the_job(spark: SparkSession) -> None:
+    with session.job_session("job") as its:
+        assert its is spark
+    assert session.is_alive(spark)
+
+
+@pytest.mark.spark
+def test_a_spark_without_delta_is_refused_except_where_the_runtime_has_its_own(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_DELTA_EXTENSION", "io.delta.Nowhere")
+    with pytest.raises(UserError, match="Spark runs without Delta"):
+        session.build_session("bare")
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+    assert session.build_session("databricks") is spark

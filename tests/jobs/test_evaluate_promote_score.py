@@ -122,8 +122,6 @@ def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("small")
     write_log(folder / "raw")
     with pytest.MonkeyPatch.context() as patch:
-        # Jobs end their session, which here belongs to all tests.
-        patch.setattr(SparkSession, "stop", lambda self: None)
         contract = write_contract(folder / "contract.yml")
         arguments = ["--contract", contract, "--source", folder / "raw", "--warehouse", folder / "warehouse"]
         patch.setattr(sys, "argv", ["build_features.py", *map(str, arguments)])

@@ -63,7 +63,6 @@ class Platform:
 def test_a_week(
     spark: SparkSession, mlflow_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SparkSession, "stop", lambda self: None)
     platform = Platform(tmp_path, mlflow_store, monkeypatch)
     write_log(tmp_path, 6, rows_a_day=60)
     platform.build(6, f":{on(6)}")
