@@ -22,7 +22,7 @@ TEST_PROCESSES ?= 3
 export PYSPARK_PYTHON := $(CURDIR)/$(BIN)/python
 export PYSPARK_DRIVER_PYTHON := $(CURDIR)/$(BIN)/python
 
-.PHONY: help setup run test check bench cluster chaos ui clean
+.PHONY: help setup run test quick check bench cluster chaos ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ run: setup  ## the whole flow on MovieLens-100K: raw ratings to scores by a prom
 
 test: setup  ## every test (HINET_ML1M=<folder> adds those on MovieLens-1M)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+quick: setup  ## the tests that take seconds: those of `make test` without whole flows and many processes
+	@$(MAKE) --no-print-directory test PYTEST_ARGS="-m 'not slow' $(PYTEST_ARGS)"
 
 check: setup  ## ruff (lint and format), mypy and the direction of imports
 	@$(BIN)/ruff check .
