@@ -102,6 +102,23 @@ def read(spark: SparkSession, path: stores.Place, version: int | None = None) ->
     return spark.read.format("delta").option("versionAsOf", found).load(places.for_spark(path))
 
 
+def read_earlier(spark: SparkSession, path: stores.Place, version: int) -> DataFrame:
+    """Rows of a version that newer ones may have replaced long ago.
+
+    Raises:
+        SnapshotError: If there is no such table or version, or files of it are gone.
+    """
+    uris = pa.table(_open(path, version).get_add_actions()).column("path").to_pylist()
+    files = [_place_of(stores.normalised(path), uri) for uri in uris]
+    for file, size in zip(files, stores.sizes(files), strict=True):
+        if size is None:
+            raise SnapshotError(
+                f"{file}: the file is gone, so version {version} of {stores.normalised(path)} can no longer be read; "
+                "was the table vacuumed? Build the features again, and train on that build"
+            )
+    return read(spark, path, version)
+
+
 def source_version(spark: SparkSession, table: str, timestamp: str | None = None) -> int | None:
     """The version of a table of the user's, with whatever features Spark reads; None if it is no Delta table.
 

@@ -150,7 +150,7 @@ def frozen_examples(spark: SparkSession, version: RegisteredVersion) -> tuple[Da
         "training_version": str(training_version),
         "training_table_id": properties["id"],
     }
-    return delta.read(spark, described["table"], int(described["version"])), described
+    return delta.read_earlier(spark, described["table"], int(described["version"])), described
 
 
 def judged(

@@ -96,7 +96,7 @@ def main() -> None:
     table, number = same_data(versions)
     with job_session("simulate_ab", places=[table]) as spark:
         properties = delta.properties(table, number)
-        examples = delta.read(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
+        examples = delta.read_earlier(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
         found = simulated(spark, client, versions, examples, given)
     say(f"SIMULATED A/B test: control {versions[0].uri}, treatment {versions[1].uri}")
     say(

@@ -154,7 +154,7 @@ def prepare(study: StudySettings, warehouse: str, folder: Path) -> Data:
         place = folder / "test_rows" / f"{version}.npz"
         if not place.exists():
             logger.info("collecting the test rows")
-            examples = delta.read(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
+            examples = delta.read_earlier(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
             test_rows(spark, contract, examples).save(place)
     return Data(contract, snapshot, version, TestRows.load(place))
 

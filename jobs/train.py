@@ -185,7 +185,7 @@ def calibrate_model(spark: Any, folder: Path, method: Method, snapshot: Snapshot
     """Fit the model's calibration on the validation rows of the examples that the snapshot was made of."""
     properties = delta.properties(snapshot.table, snapshot.version)
     table, version = properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION])
-    rows = delta.read(spark, table, version).where("split = 'validation'")
+    rows = delta.read_earlier(spark, table, version).where("split = 'validation'")
     found = calibrate(folder, rows, method, {"table": table, "version": version, "split": "validation"})
     say(f"calibration {method}, of {len(found.cells)} cells on validation rows")
     for cell, why in found.skipped.items():

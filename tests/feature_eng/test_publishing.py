@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from aged_tables import DAY, aged, vacuum
+from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
 
 pytestmark = pytest.mark.spark
-
-DAY = 86_400
-
-
-def aged(table: Path, seconds: int) -> None:
-    """Let a table have been written that much earlier: files, commits, and the times that the commits bear."""
-    moment = time.time() - seconds
-    for commit in (table / "_delta_log").glob("*.json"):
-        actions = [json.loads(line) for line in commit.read_text().splitlines()]
-        for action in actions:
-            if "remove" in action:
-                action["remove"]["deletionTimestamp"] -= seconds * 1000
-        commit.write_text("\n".join(map(json.dumps, actions)))
-    for summary in (table / "_delta_log").glob(
-        "*.c*"
-    ):  # checksums, of Delta's and of Hadoop's, are of what was there
-        summary.unlink()
-    for file in table.rglob("*"):
-        os.utime(file, (moment, moment))
 
 
 def test_vacuum_at_its_defaults_leaves_what_was_replaced_for_thirty_days(
@@ -44,22 +24,21 @@ def test_vacuum_at_its_defaults_leaves_what_was_replaced_for_thirty_days(
     delta.write(spark.range(5).coalesce(1), table, properties=delta.kept_for())
     old = {Path(file) for file in delta.read(spark, table, first).inputFiles()}
     assert len(old) == 1
+    files = {table / file.name for file in old}
     aged(table, 29 * DAY)
-    moved = table.rename(tmp_path / "aged")  # Delta knows the state of the other place
-    # It lists folders in as many tasks as this says: 10,000, for two folders.
-    spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.parallelism", "2")
-    try:
-        spark.sql(f"VACUUM delta.`{moved}`")
-    finally:
-        spark.conf.unset("spark.sql.sources.parallelPartitionDiscovery.parallelism")
-    assert all((moved / file.name).exists() for file in old)
+    vacuum(spark, table)
+    assert all(file.exists() for file in files)
+    aged(table, 2 * DAY)
+    vacuum(spark, table)
+    assert not any(file.exists() for file in files)
+    assert delta.num_rows(spark, table, 1) == delta.read(spark, table).count() == 5
 
 
-def test_who_reads_by_path_during_rebuilds_sees_whole_tables_alone(
+def test_who_reads_by_path_during_ten_rebuilds_sees_whole_tables_alone(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     table = str(tmp_path / "events")
-    whole = {100, 101, 102, 103, 104, 105}
+    whole = set(range(100, 111))
     delta.write(spark.range(100).repartition(3), table, properties=delta.kept_for())
     seen: list[int] = []
     done = threading.Event()
@@ -67,6 +46,7 @@ def test_who_reads_by_path_during_rebuilds_sees_whole_tables_alone(
     def look() -> None:
         while not done.is_set():
             seen.append(spark.read.format("delta").load(table).count())
+            seen.append(DeltaTable(table).to_pyarrow_table().num_rows)
 
     reader = threading.Thread(target=look)
     reader.start()

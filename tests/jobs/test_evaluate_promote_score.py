@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from aged_tables import DAY, aged, vacuum
 from job_files import load_job
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -435,6 +436,36 @@ def test_requests_are_scored_as_the_rows_that_the_build_made_of_them(
     assert len(asked) == 1200
     assert [row[:2] for row in asked] == [row[:2] for row in built]
     assert [row[2:] for row in asked] == [pytest.approx(row[2:]) for row in built]
+
+
+def test_a_version_is_judged_on_its_own_rows_after_a_rebuild_and_vacuum(
+    spark: SparkSession, workshop: Workshop, built: Path
+) -> None:
+    version = workshop.register(spark, steps=5)
+    arguments = [
+        "--contract",
+        built / "contract.yml",
+        "--source",
+        built / "raw",
+        "--warehouse",
+        built / "warehouse",
+    ]
+    workshop.monkeypatch.setattr(sys, "argv", ["build_features.py", *map(str, arguments)])
+    workshop.monkeypatch.setattr(SparkSession, "stop", lambda self: None)
+    load_job("build_features").main()
+    tables = [built / "warehouse" / "small" / name for name in ("events", "examples", "training")]
+    assert delta.newest_version(tables[-1]) > workshop.snapshot.version
+
+    def judge_after(days: int) -> int:
+        for table in tables:
+            aged(table, days * DAY)
+        vacuum(spark, *tables)
+        return workshop.run("evaluate", "--model-version", version.version)
+
+    assert judge_after(29) == 0
+    workshop.snapshot.check_files("test")
+    with pytest.raises(UserError, match=r"examples/.* is gone, so version 0 .* was the table vacuumed\?"):
+        judge_after(2)
 
 
 def test_a_model_that_nobody_registered_is_one_line_and_code_2(mlflow_store: str, tmp_path: Path) -> None:
