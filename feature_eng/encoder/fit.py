@@ -117,16 +117,15 @@ def _vocabularies(train: DataFrame, contract: Contract, raw_types: Mapping[str, 
         .groupBy("vocabulary", "number", "text")
         .agg(F.count("*").alias("rows"))
         .where(F.col("rows") >= F.element_at(least, F.col("vocabulary") + 1))
+        .drop("rows")
         .toArrow()
-        .combine_chunks()
     )
     vocabularies = {}
     for place, (name, feature) in enumerate(fitted.items()):
         own = counted.filter(pc.equal(counted["vocabulary"], place))
         is_text = _element(raw_types[feature.column]) != "int64"
         keys = own["text" if is_text else "number"].cast(pa.string() if is_text else pa.int64())
-        ordered = keys.take(pc.sort_indices(keys)) if len(keys) else keys
-        vocabularies[name] = pa.array(ordered.to_pylist(), pa.string()) if is_text else _whole(ordered)
+        vocabularies[name] = _whole(keys.take(pc.sort_indices(keys)) if len(keys) else keys)
     return vocabularies
 
 

@@ -33,6 +33,9 @@ PADDING = -1
 NO_LABEL = -1.0
 """What stands for a label that is not there: the training table holds no nulls."""
 
+_AT_ONCE = 1 << 16
+"""Texts of a vocabulary that are Python's strings at a time."""
+
 KeyType = Literal["int64", "string"]
 ARROW_TYPES: Mapping[str, pa.DataType] = {
     "int64": pa.int64(),
@@ -312,8 +315,9 @@ def keys_digest(keys: pa.Array) -> str:
     if pa.types.is_integer(keys.type):
         digest.update(keys.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
     else:
-        for text in (key.encode() for key in keys.to_pylist()):
-            digest.update(len(text).to_bytes(8, "little") + text)
+        for start in range(0, len(keys), _AT_ONCE):
+            for text in (key.encode() for key in keys.slice(start, _AT_ONCE).to_pylist()):
+                digest.update(len(text).to_bytes(8, "little") + text)
     return digest.hexdigest()
 
 
