@@ -46,11 +46,8 @@ def to_examples(
     for name, task in contract.tasks.items():
         if task.table is not None:
             joined = with_matches(joined, events.related[task.table], name, task, contract, end)
-    names = F.array(*(F.lit(name) for name in contract.scenario_names))
-    dtype = joined.schema[stored_name(contract.scenario.column)].dataType
-    scenario = F.element_at(names, scenario_index_column(contract, dtype) + 1)
+    scenario = _scenario(joined, contract)
     selected = [*(column(name) for name in contract.raw_columns), scenario.alias("scenario")]
-    is_mature: list[Column] = []
     known_at: list[Column] = []
     for name, task in contract.tasks.items():
         label = _label(name, task, joined)
@@ -58,7 +55,6 @@ def to_examples(
         in_scenario = F.lit(True) if task.scenarios is None else scenario.isin(list(task.scenarios))
         if due is not None:
             is_due = due <= F.lit(end)
-            is_mature.append(~in_scenario | F.coalesce(is_due, F.lit(True)))
             # Without `sum`, a 1 from a table is sure before its window closes.
             is_sure = label == 1 if task.table is not None and task.sum is None else F.lit(False)
             label = F.when(is_sure | F.coalesce(is_due, F.lit(True)), label)
@@ -67,10 +63,21 @@ def to_examples(
         selected.append(label.cast("int").alias(f"label__{name}"))
         if task.is_delayed:
             known_at.append(_known_at(name, task, contract).cast("bigint").alias(f"known_at__{name}"))
-    selected += known_at
-    if is_mature:
-        selected.append(reduce(Column.__and__, is_mature).alias("is_mature"))
-    return joined.select(*selected)
+    return joined.select(*selected, *known_at, *_is_mature(scenario, contract, as_of, end))
+
+
+def times_of(impressions: DataFrame, contract: Contract, as_of: int | None, end: int | None) -> DataFrame:
+    """Time and ``is_mature`` of the examples, which need no row of another table.
+
+    Args:
+        impressions: Typed rows.
+        contract: A contract with a time.
+        as_of: As `to_examples` has it.
+        end: The second with which the data end.
+    """
+    assert contract.columns.time is not None, "asked for rows with times"
+    scenario = _scenario(impressions, contract)
+    return impressions.select(column(contract.columns.time), *_is_mature(scenario, contract, as_of, end))
 
 
 def data_end(events: Events, contract: Contract) -> int | None:
@@ -85,6 +92,24 @@ def data_end(events: Events, contract: Contract) -> int | None:
             times.append(later.agg(F.max(column(task.time or contract.columns.time)).alias("at")))
     last = reduce(DataFrame.unionByName, times).agg(F.max("at").alias("at")).collect()[0]["at"]
     return None if last is None else int(last)
+
+
+def _scenario(rows: DataFrame, contract: Contract) -> Column:
+    """Name of the scenario."""
+    names = F.array(*(F.lit(name) for name in contract.scenario_names))
+    dtype = rows.schema[stored_name(contract.scenario.column)].dataType
+    return F.element_at(names, scenario_index_column(contract, dtype) + 1)
+
+
+def _is_mature(scenario: Column, contract: Contract, as_of: int | None, end: int | None) -> list[Column]:
+    """Whether all labels of a row are known; none where no label waits."""
+    known = []
+    for task in contract.tasks.values():
+        due = _due(task, contract, as_of)
+        if due is not None:
+            in_scenario = F.lit(True) if task.scenarios is None else scenario.isin(list(task.scenarios))
+            known.append(~in_scenario | F.coalesce(due <= F.lit(end), F.lit(True)))
+    return [reduce(Column.__and__, known).alias("is_mature")] if known else []
 
 
 def _label(name: str, task: Task, joined: DataFrame) -> Column:

@@ -15,7 +15,7 @@ from feature_eng.dates import ON_DATE, Dates, condition_of, date_of, is_one_of
 from feature_eng.encoder import spark as encoder
 from feature_eng.events import Events, column
 from feature_eng.events.stored import stored_events
-from feature_eng.examples import data_end, to_examples
+from feature_eng.examples import data_end, times_of, to_examples
 from feature_eng.sampling import with_sampling
 from feature_eng.split import with_split
 from foundation import stores
@@ -28,7 +28,7 @@ def write_examples(
     root: str,
     versions: Mapping[str, int],
     as_of: int | None,
-    dates: Dates | None = None,
+    replaced: Dates | None = None,
 ) -> tuple[DataFrame, int, int | None]:
     """Events to the table of examples: labels, split, behaviour up to each row's time.
 
@@ -38,7 +38,7 @@ def write_examples(
         root: Folder of the tables.
         versions: Versions of the tables of events, as the build made them.
         as_of: The last second that counts as known.
-        dates: The days that the build read, where it read some only: then days that they concern are written.
+        replaced: The days that the build replaced in those tables: then days that they concern are written.
 
     Returns:
         All examples, the version that holds them, and the last second that is known.
@@ -48,10 +48,13 @@ def write_examples(
     end = as_of if as_of is not None else data_end(events, contract)
     keeps_dates = ON_DATE in events.impressions.columns
     days = None
-    if dates is not None and not dates.is_all:
+    if replaced is not None:
         days = by_date.concerned(spark, contract, root, versions, end)
     if days is None:
-        made = _made(to_examples(events, contract, as_of, end), contract, None)
+        times = (
+            times_of(events.impressions, contract, as_of, end) if contract.split.method == "time" else None
+        )
+        made = _made(to_examples(events, contract, as_of, end), contract, None, times)
         rows = encoder.with_row_id(made, contract)
         if keeps_dates:
             version = by_date.write(_dated(rows, contract), table, contract, None)
@@ -90,9 +93,11 @@ def _of(
     return _made(asked, contract, stored.where(others))
 
 
-def _made(examples: DataFrame, contract: Contract, others: DataFrame | None) -> DataFrame:
+def _made(
+    examples: DataFrame, contract: Contract, others: DataFrame | None, times: DataFrame | None = None
+) -> DataFrame:
     """Examples with split, weight and behaviour, which ``others`` tell of beside themselves."""
-    parted = with_sampling(with_split(examples, contract), contract)
+    parted = with_sampling(with_split(examples, contract, times), contract)
     if others is None or not contract.behaviour_features:
         return with_behaviour(parted, contract)
     told = [name for name in examples.columns if name != "is_mature"]

@@ -16,7 +16,7 @@ IMMATURE, GAP, OUTSIDE = "immature", "gap", "outside"
 """Of rows in no split: a label is not known yet; too close before the next split; no date is theirs."""
 
 
-def with_split(examples: DataFrame, contract: Contract) -> DataFrame:
+def with_split(examples: DataFrame, contract: Contract, times: DataFrame | None = None) -> DataFrame:
     """Add ``split``, and drop ``is_mature``: train, validation, test, or why a row is in none of them.
 
     - ``time``: one cut-off for all rows, at the shares of rows that the contract names; rows of equal
@@ -31,7 +31,13 @@ def with_split(examples: DataFrame, contract: Contract) -> DataFrame:
     Rows with a label that is not known yet are parted from the others before any shares are taken. With
     ``gap`` the rows at most so long before the first second of the next split are in none.
 
-    Cut-offs are computed at once, by reading ``examples``.
+    Cut-offs are computed at once.
+
+    Args:
+        examples: The rows to part, with ``is_mature`` where labels may not be known yet.
+        contract: The data contract.
+        times: The same rows with the time and ``is_mature`` alone, to compute cut-offs from: what is cheaper
+            to read than ``examples``, which it is done from when left out.
     """
     is_mature = "is_mature" in examples.columns
     mature = examples.where(F.col("is_mature")).drop("is_mature") if is_mature else examples
@@ -42,6 +48,8 @@ def with_split(examples: DataFrame, contract: Contract) -> DataFrame:
         immature = examples.where(~F.col("is_mature")).drop("is_mature")
         return parted.unionByName(immature.withColumn("split", F.lit(IMMATURE)))
     split_of = {"time": _time_split, "dates": _dates_split, "random": _random_split, "column": _column_split}
+    if times is not None:
+        mature = times.where(F.col("is_mature")) if is_mature else times
     split = split_of[contract.split.method](mature, contract)
     if is_mature:
         split = F.when(F.col("is_mature"), split).otherwise(IMMATURE)

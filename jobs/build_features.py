@@ -142,9 +142,9 @@ def build(
     """Run the stages in order and print what came of them."""
     root = stores.join(warehouse, contract.name)
     with stage("events"):
-        sources, versions = write_events(spark, contract, source, root, dates)
+        sources, versions, replaced = write_events(spark, contract, source, root, dates)
     with stage("examples"):
-        examples, examples_version, end = write_examples(spark, contract, root, versions, as_of, dates)
+        examples, examples_version, end = write_examples(spark, contract, root, versions, as_of, replaced)
         logger.info("examples: %s, version %d", stores.join(root, "examples"), examples_version)
     with stage("what there is to learn"):
         cells, data_version = count_cells(examples, contract)

@@ -24,7 +24,7 @@ from foundation.job import say, say_table
 
 def write_events(
     spark: SparkSession, contract: Contract, source: str | None, root: str, dates: Dates | None = None
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int], Dates | None]:
     """Raw rows to the tables of events and rejects, every row into one of them.
 
     Args:
@@ -36,24 +36,23 @@ def write_events(
             (by date where they have been).
 
     Returns:
-        Which versions of the raw tables were read, and which version of each table was written.
+        Which versions of the raw tables were read; which version of each table was written; and the days that were
+        replaced in them, ``None`` where all rows were.
     """
     main_table = contract.source.main_table
     with as_user_errors("the raw tables cannot be read"):
         pins = pinned(spark, contract.source, source)
         raw = read_raw(spark, contract, source, pins)
-        read = raw if dates is None or dates.is_all else raw_of(raw, contract, dates)
+        some = None if dates is None or dates.is_all else dates
+        read = raw if some is None else raw_of(raw, contract, some)
         names = {main_table: "events", **{name: f"events_{name}" for name in _later_tables(contract)}}
-        goes_on = (
-            dates is not None
-            and not dates.is_all
-            and by_date.goes_on(root, [*names.values(), "rejects"], contract)
-        )
-        events = _typed(spark, read, contract, root, dates, goes_on=goes_on)
+        goes_on = some is not None and by_date.goes_on(root, [*names.values(), "rejects"], contract)
+        replaced = some if goes_on else None
+        events = _typed(spark, read, contract, root, replaced, keeps_dates=dates is not None)
         if dates is not None and impressions_of(raw, contract, dates).isEmpty():
             raise ContractError([f"--dates: {main_table!r} holds no rows of {dates}"])
         rows_in = {table: read[table].count() for table in names}
-        tables = _Tables(spark, contract, root, dates if goes_on else None)
+        tables = _Tables(spark, contract, root, replaced)
         frames = {main_table: events.impressions, **events.related}
         rows_out = {table: tables.write(names[table], frames[table]) for table in names}
         # Where every row has become an event none is looked for among the rejects.
@@ -86,7 +85,7 @@ def write_events(
             [(name, found, rows - found) for name, (found, rows) in matched.items()],
         )
         check_matches(matched, raw, contract)
-    return described(raw, contract.source, pins), tables.versions
+    return described(raw, contract.source, pins), tables.versions, replaced
 
 
 def _later_tables(contract: Contract) -> list[str]:
@@ -99,26 +98,25 @@ def _typed(
     raw: Mapping[str, DataFrame],
     contract: Contract,
     root: str,
-    dates: Dates | None,
+    replaced: Dates | None,
     *,
-    goes_on: bool,
+    keeps_dates: bool,
 ) -> Events:
+    """Typed rows: of the days that are replaced, whose keys other days may have taken, or of all tables anew."""
     place = stores.join(root, "events")
-    if dates is None:
-        return to_events(
-            raw, contract, by_date=by_date.is_by_date(place) and contract.columns.time is not None
-        )
-    if not goes_on or not contract.columns.key:
+    if not keeps_dates:
+        stays = by_date.is_by_date(place) and contract.columns.time is not None
+        return to_events(raw, contract, by_date=stays)
+    if replaced is None or not contract.columns.key:
         return to_events(raw, contract, by_date=True)
     stored = delta.read(spark, place)
     days = F.col(ON_DATE)
-    events = to_events(
-        raw, contract, stored.where(days < F.lit(dates.first)) if dates.first else None, by_date=True
-    )
-    if dates.last:
-        later = stored.where(days > F.lit(dates.last))
+    before = stored.where(days < F.lit(replaced.first)) if replaced.first else None
+    events = to_events(raw, contract, before, by_date=True)
+    if replaced.last:
+        later = stored.where(days > F.lit(replaced.last))
         if not later.isEmpty():
-            by_date.refuse_taken(events.impressions, later, dates, contract)
+            by_date.refuse_taken(events.impressions, later, replaced, contract)
     return events
 
 
