@@ -12,7 +12,12 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -36,9 +41,15 @@ logger = logging.getLogger(__name__)
 ROWS_PER_GROUP = 16_384
 MIN_TRAIN_GROUPS = 8
 
-_NUM_BUCKETS = 64
+_BUCKET_BITS = 16
+"""Buckets of the order are counted before rows are moved: so many that few of them hold the end of a file."""
 # A row group ends with its file, never because it is full, so this is larger than any file.
 _BLOCK_BYTES = 1 << 30
+
+
+Integers = npt.NDArray[np.integer[Any]]
+_Buckets = Mapping[str, tuple[Integers, Integers]]
+"""Split -> its buckets in order, and the rows of each."""
 
 
 def write(
@@ -58,7 +69,7 @@ def write(
     and an equal seed give the same files' contents again.
 
     Args:
-        encoded: As :func:`feature_eng.encoder.spark.encode` gives them. Read twice.
+        encoded: As :func:`feature_eng.encoder.spark.encode` gives them. Read three times, shuffled once.
         path: Place of the table.
         state: The encoder that made the rows.
         encoder_path: Where that encoder is saved.
@@ -73,14 +84,15 @@ def write(
         EncoderError: If there are no training rows.
     """
     spark = encoded.sparkSession
-    rows_of = _bucket_rows(encoded, seed)
-    train_rows = sum(rows_of.get("train", {}).values())
+    buckets = _buckets(encoded, seed)
+    rows_of = {split: int(rows.sum()) for split, (_, rows) in buckets.items()}
+    train_rows = rows_of.get("train", 0)
     if train_rows == 0:
         raise EncoderError("there are no training rows to write; check the contract's split")
     group_rows = _group_rows(train_rows, rows_per_group)
     with _one_group_per_file(spark):
         version = delta.write(
-            _laid_out(encoded, rows_of, group_rows, seed),
+            _laid_out(encoded, buckets, group_rows, seed),
             path,
             partition_by=["split"],
             schema=_schema(state),
@@ -111,49 +123,88 @@ def _order(seed: int) -> Column:
 
 def _bucket(order: Column) -> Column:
     # The top bits, so that buckets are consecutive ranges of the order.
-    return (F.shiftright(order, 58) + F.lit(_NUM_BUCKETS // 2)).cast("int")
+    return (F.shiftright(order, 64 - _BUCKET_BITS) + F.lit(1 << (_BUCKET_BITS - 1))).cast("int")
 
 
-def _bucket_rows(encoded: DataFrame, seed: int) -> dict[str, dict[int, int]]:
+def _buckets(encoded: DataFrame, seed: int) -> _Buckets:
     counted = (
         encoded.select("split", _bucket(_order(seed)).alias("bucket"))
         .groupBy("split", "bucket")
         .agg(F.count("*").alias("rows"))
-        .collect()
+        .toArrow()
+        .sort_by([("split", "ascending"), ("bucket", "ascending")])
     )
-    rows_of: dict[str, dict[int, int]] = {}
-    for row in counted:
-        rows_of.setdefault(row["split"], {})[row["bucket"]] = row["rows"]
-    return rows_of
+    found = {}
+    for split in counted.column("split").unique().to_pylist():
+        own = counted.filter(pc.equal(counted.column("split"), split))
+        found[split] = (own.column("bucket").to_numpy(), own.column("rows").to_numpy())
+    return found
 
 
-def _laid_out(
-    encoded: DataFrame, rows_of: Mapping[str, Mapping[int, int]], group_rows: int, seed: int
-) -> DataFrame:
+def _laid_out(encoded: DataFrame, buckets: _Buckets, group_rows: int, seed: int) -> DataFrame:
     """Rows in the order to write them: each file's rows together in one task, in their places.
 
-    A row's exact place among its split's rows is its bucket's start plus its place in the
-    bucket, so that no task ever sees all rows.
+    A row's file follows from its place among its split's rows, that is from the places at which its bucket begins and
+    ends, and, in a bucket in which a file ends, from the order of the next file's first row.
     """
-    starts = []
-    for split, buckets in sorted(rows_of.items()):
-        start = 0
-        for bucket in range(_NUM_BUCKETS):
-            starts.append((split, bucket, start))
-            start += buckets.get(bucket, 0)
-    starting = encoded.sparkSession.createDataFrame(starts, "split string, __bucket int, __start bigint")
-    files = sum(math.ceil(sum(buckets.values()) / group_rows) for buckets in rows_of.values())
-    in_bucket = Window.partitionBy("split", "__bucket").orderBy("__order", "row_id")
-    place = F.col("__start") + F.row_number().over(in_bucket) - 1
+    starting, ends = _starts(buckets, group_rows)
+    spark = encoded.sparkSession
+    ordered = encoded.withColumn("__order", _order(seed)).withColumn("__bucket", _bucket(F.col("__order")))
+    first_of_files = _first_of_files(ordered.select("split", "__bucket", "__order"), ends)
+    file_of = (
+        spark.createDataFrame(starting)
+        .join(first_of_files, on=["split", "__bucket"], how="left")
+        .withColumn("__starts", F.coalesce("__starts", F.array().cast("array<bigint>")))
+    )
+    begun = F.size(F.filter("__starts", lambda start: start <= F.col("__order")))
+    files = sum(math.ceil(int(rows.sum()) / group_rows) for _, rows in buckets.values())
     return (
-        encoded.withColumn("__order", _order(seed))
-        .withColumn("__bucket", _bucket(F.col("__order")))
-        .join(F.broadcast(starting), on=["split", "__bucket"], how="inner")
-        .withColumn("__place", place)
-        .withColumn("__file", F.floor(F.col("__place") / group_rows))
+        ordered.join(F.broadcast(file_of), on=["split", "__bucket"], how="inner")
+        .withColumn("__file", F.col("__file") + begun)
         .repartition(files, "split", "__file")
-        .sortWithinPartitions("split", "__place")
+        .sortWithinPartitions("split", "__order", "row_id")
         .select(*encoded.columns)
+    )
+
+
+def _starts(buckets: _Buckets, group_rows: int) -> tuple[pa.Table, pa.Table]:
+    """The file in which each bucket begins; and in which buckets, after how many rows, another one does."""
+    starting, ends = [], []
+    for split, (bucket, rows) in buckets.items():
+        start = np.cumsum(rows) - rows
+        file, last = start // group_rows, (start + rows - 1) // group_rows
+        starting.append(_of_split(split, bucket, __file=file))
+        more = last - file
+        place = np.repeat(np.arange(len(bucket)), more)
+        number = np.arange(len(place)) - np.repeat(np.cumsum(more) - more, more) + 1
+        ends.append(
+            _of_split(split, bucket[place], __number=(file[place] + number) * group_rows - start[place] + 1)
+        )
+    return pa.concat_tables(starting), pa.concat_tables(ends)
+
+
+def _of_split(split: str, bucket: Integers, **columns: Integers) -> pa.Table:
+    return pa.table(
+        {
+            "split": pa.array([split] * len(bucket), pa.string()),
+            "__bucket": bucket.astype(np.int32),
+            **columns,
+        }
+    )
+
+
+def _first_of_files(ordered: DataFrame, ends: pa.Table) -> DataFrame:
+    """For each bucket in which files begin, the order of the first row of each."""
+    wanted = F.broadcast(ordered.sparkSession.createDataFrame(ends))
+    number = F.row_number().over(Window.partitionBy("split", "__bucket").orderBy("__order"))
+    return (
+        ordered.join(
+            F.broadcast(wanted.select("split", "__bucket").distinct()), ["split", "__bucket"], "left_semi"
+        )
+        .withColumn("__number", number)
+        .join(wanted, ["split", "__bucket", "__number"])
+        .groupBy("split", "__bucket")
+        .agg(F.collect_list("__order").alias("__starts"))
     )
 
 
@@ -172,11 +223,11 @@ def _one_group_per_file(spark: SparkSession) -> Iterator[None]:
             spark.conf.set(name, before)
 
 
-def _check_layout(written: SnapshotRef, rows_of: Mapping[str, Mapping[int, int]], group_rows: int) -> None:
-    for split, buckets in rows_of.items():
-        if written.rows(split) != sum(buckets.values()):
+def _check_layout(written: SnapshotRef, rows_of: Mapping[str, int], group_rows: int) -> None:
+    for split, rows in rows_of.items():
+        if written.rows(split) != rows:
             raise RuntimeError(
-                f"{written.table}: {sum(buckets.values())} rows of {split} went in, "
+                f"{written.table}: {rows} rows of {split} went in, "
                 f"{written.rows(split)} are in version {written.version}"
             )
     sizes = group_sizes(written)["train"]

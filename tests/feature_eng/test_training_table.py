@@ -103,6 +103,20 @@ def test_a_rebuild_gives_equal_rows_as_a_new_version(spark: SparkSession, tmp_pa
     first.check_files("train")
 
 
+@pytest.mark.parametrize("bits", [16, 2])
+def test_each_file_holds_the_next_rows_of_the_order_wherever_buckets_end(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    monkeypatch.setattr(training_table, "_BUCKET_BITS", bits)
+    rows = encoded_rows(spark, 700, 60)
+    snapshot = training_table.write(rows, tmp_path / "t", STATE, tmp_path / "e", rows_per_group=50, seed=3)
+    order = F.xxhash64("row_id", F.lit(3).cast("bigint"))
+    for split in ("train", "test"):
+        ids = [row["row_id"] for row in rows.where(F.col("split") == split).orderBy(order).collect()]
+        wanted = sorted(ids[first : first + 50] for first in range(0, len(ids), 50))
+        assert sorted(group.tolist() for group in row_ids(snapshot, split)) == wanted
+
+
 def test_the_table_says_how_it_was_made_and_how_long_versions_stay(
     spark: SparkSession, tmp_path: Path
 ) -> None:
