@@ -174,6 +174,7 @@ def write(
     """
     spark = rows.sparkSession
     place = places.for_spark(path)
+    _forget_commits(spark)
     if schema is not None:
         rows = rows.select(*(_checked(field) for field in schema))
     if properties is None:
@@ -186,12 +187,18 @@ def write(
         if partition_by:
             table = table.partitionedBy(*map(F.col, partition_by))
         table.options(**(options or {})).createOrReplace()
-    return _last_commit(spark)
+    return _committed(spark, path)
 
 
-def _last_commit(spark: SparkSession) -> int:
-    """The version that the session has committed last."""
-    return int(spark.conf.get(_LAST_COMMIT) or 0)
+def _committed(spark: SparkSession, path: stores.Place) -> int:
+    """The version that the session has committed since its last commit was forgotten; the newest if none was due."""
+    found = spark.conf.get(_LAST_COMMIT, None)
+    return newest_version(path) if found is None else int(found)
+
+
+def _forget_commits(spark: SparkSession) -> None:
+    # Of a write that changes nothing Delta makes no commit, and the last one is then another table's.
+    spark.conf.unset(_LAST_COMMIT)
 
 
 def write_partitions(rows: DataFrame, path: stores.Place, condition: str) -> int:
@@ -203,19 +210,21 @@ def write_partitions(rows: DataFrame, path: stores.Place, condition: str) -> int
         condition: The partitions, in SQL.
 
     Returns:
-        The version that this commit made.
+        The version that this commit made; the newest there is, where nothing was and nothing is to be.
     """
     spark = rows.sparkSession
+    _forget_commits(spark)
     writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", condition)
     writer.save(places.for_spark(path))
-    return _last_commit(spark)
+    return _committed(spark, path)
 
 
 def append(rows: DataFrame, path: stores.Place) -> int:
     """Add rows to a table, which is made where there is none; the version that this commit made."""
     spark = rows.sparkSession
+    _forget_commits(spark)
     rows.write.format("delta").mode("append").save(places.for_spark(path))
-    return _last_commit(spark)
+    return _committed(spark, path)
 
 
 def exists(path: stores.Place) -> bool:

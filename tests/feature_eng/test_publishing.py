@@ -81,4 +81,8 @@ def test_days_are_replaced_whole_and_the_other_days_keep_their_files(
     assert delta.newest_version(table) == version
     assert delta.write_partitions(days(2, 0), table, "day = 2") == 2
     assert delta.num_rows(spark, table, 2) == 5
+    for _ in range(5):
+        another = delta.write(spark.range(1), tmp_path / "another", properties=delta.kept_for())
+    # Nothing was there and nothing is to be: no commit of another table is taken for one.
+    assert delta.write_partitions(days(2, 0), table, "day = 2") == delta.newest_version(table) < another
     assert delta.properties(table, 2)["delta.deletedFileRetentionDuration"] == delta.RETENTION
