@@ -3,7 +3,8 @@
 What it uses of that code is what every commit to be compared has: the job's own function, and its session, which later
 commits fit to the data.
 
-Arguments: root of the code, contract, warehouse, settings of Spark as JSON, file for the figures.
+Arguments: root of the code, contract, warehouse, settings of Spark as JSON, file for the figures; and, for a build by
+date, its days.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from feature_eng.contract import load_contract
 from foundation.job import configure_logging
 
 
-def main(root: str, contract: str, warehouse: str, conf: str, report: str) -> None:
+def main(root: str, contract: str, warehouse: str, conf: str, report: str, dates: str | None = None) -> None:
     """Build, and write seconds, seconds of processors and the heap's peak."""
     sys.argv[0] = "build_features.py"
     configure_logging()
@@ -41,9 +42,11 @@ def main(root: str, contract: str, warehouse: str, conf: str, report: str) -> No
         sized["data_bytes"] = lambda: job.bytes_of(described.source, None)
     spark = delta.build_session("benchmark", json.loads(conf), **sized)
     spark.range(10).count()
+    # Earlier commits know no dates.
+    asked = {} if dates is None else {"dates": job.by_date.dates_of(dates, described)}
     before = processor_seconds()
     started = time.monotonic()
-    job.build(spark, described, None, warehouse)
+    job.build(spark, described, None, warehouse, **asked)
     seconds = time.monotonic() - started
     cpu_seconds = processor_seconds() - before
     pools = spark._jvm.java.lang.management.ManagementFactory.getMemoryPoolMXBeans()

@@ -74,8 +74,14 @@ def write_log(folder: Path, rows: int, seed: int = 0) -> None:
         _write(folder / "orders" / f"part-{chunk:05}.parquet", orders)
 
 
-def contract_of(folder: Path) -> Contract:
-    """Two tasks and thirteen features: six of the row, two histories of ten, five rates."""
+def contract_of(folder: Path, *, by_date: bool = False) -> Contract:
+    """Two tasks and thirteen features: six of the row, two histories of ten, five rates.
+
+    Args:
+        folder: Of the log.
+        by_date: Split by dates, not by shares of rows, so that days can be built one by one.
+    """
+    spans = {"train": [None, "2024-01-06"], "validation": ["2024-01-07"] * 2, "test": ["2024-01-08", None]}
     rate = {"kind": "rate", "prior_rows": 20}
     return to_contract(
         {
@@ -113,7 +119,9 @@ def contract_of(folder: Path) -> Contract:
                 "item_order_rate": {**rate, "task": "order", "by": "item", "prior": 0.03},
                 "user_click_trend": {**rate, "task": "click", "prior": 0.3, "prior_rows": 2},
             },
-            "split": {"method": "time", "fractions": [0.8, 0.1, 0.1]},
+            "split": (
+                {"method": "dates", **spans} if by_date else {"method": "time", "fractions": [0.8, 0.1, 0.1]}
+            ),
         }
     )  # fmt: skip
 

@@ -48,6 +48,22 @@ GOALS = (
         False,
         "seconds to judge 10^7 scored rows of two models: 6 x 2 cells, all intervals",
     ),
+    Goal(
+        "features_3e6",
+        0.5,
+        False,
+        "seconds to build features of 3 x 10^6 impressions, over an earlier commit's",
+    ),
+    Goal(
+        "features_per_row",
+        1.0,
+        False,
+        "seconds per row: a build of 3 x 10^6 impressions over one of 3 x 10^5",
+    ),
+    Goal("features_1e7", 8.0, False, "GiB of heap that a build of 10^7 impressions takes"),
+    Goal("features_day", 0.2, False, "seconds to add the last of ten days, over a build of all ten"),
+    Goal("requests", 0.5, True, "rows/s of scoring requests with behaviour, over scoring ready rows"),
+    Goal("batch_scoring", 2.5, True, "rows/s of scoring ready rows over those of training, same threads"),
 )
 
 

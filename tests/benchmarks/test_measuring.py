@@ -44,7 +44,7 @@ def test_goals_of_what_was_not_measured_are_left_out() -> None:
 
 
 def test_goals_have_names_of_their_own() -> None:
-    assert len({goal.name for goal in GOALS}) == len(GOALS) == 8
+    assert len({goal.name for goal in GOALS}) == len(GOALS) == 14
 
 
 def test_batches_have_every_scenario_and_as_many_distinct_ids_as_asked() -> None:
