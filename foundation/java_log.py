@@ -8,6 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
 
 LOG_FOLDER = Path("local/logs")
 """Below the current directory."""
@@ -40,3 +44,19 @@ def java_writes_to(log: Path) -> Iterator[Path]:
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
+
+
+def end_of_java_is_quiet(context: SparkContext) -> None:
+    """Print no traceback of the connection that a JVM that is killed leaves: who waits for an answer says so.
+
+    PySpark's server for accumulators reads from it in a thread of its own, once a task in Python has ended.
+    """
+    server: Any = getattr(context, "_accumulatorServer", None)  # a private name: without it all is told
+    if server is None:
+        return
+
+    def handle_error(request: Any, address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], EOFError | ConnectionError):
+            type(server).handle_error(server, request, address)
+
+    server.handle_error = handle_error

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from foundation import access
 from foundation.cores import available_cores
 from foundation.given_conf import given_conf, is_running
-from foundation.java_log import LOG_FOLDER, java_writes_to
+from foundation.java_log import LOG_FOLDER, end_of_java_is_quiet, java_writes_to
 from foundation.memory import available_memory
 from foundation.places import Place, for_spark, scheme_of
 from foundation.settings import UserError
@@ -138,7 +138,7 @@ def build_session(
     builder = SparkSession.builder
     for key, value in wanted.items():
         builder = builder.config(key, value)
-    log = LOG_FOLDER / f"spark-{re.sub(r'[^A-Za-z0-9_-]', '_', app_name)}.log"
+    log = _log_of(app_name)
     try:
         with java_writes_to(log) as log:
             spark = builder.getOrCreate()
@@ -147,6 +147,7 @@ def build_session(
         raise UserError(f"Spark did not start ({error}); the end of its log, {log}:\n{tail}") from None
     if _DATABRICKS not in os.environ:  # whose runtime has a Delta of its own, by other names
         _check_delta(spark)
+    end_of_java_is_quiet(spark.sparkContext)
     access.adopt(dict(spark.sparkContext.getConf().getAll()))
     for place in places:
         _check_store(spark, place)
@@ -164,14 +165,29 @@ def job_session(
 
     Unless it ran before: then it is somebody else's, as that of a notebook or of a cluster that tasks share is, and
     is left running.
+
+    Raises:
+        UserError: As `build_session`, or if Spark's JVM was gone before the job was done.
     """
+    from py4j.protocol import Py4JError
+
     ran_before = is_running()
     spark = build_session(app_name, extra_conf, places, data_bytes)
     try:
         yield spark
+    except (Py4JError, OSError, EOFError) as error:
+        if is_alive(spark):
+            raise
+        log = _log_of(app_name)
+        where = f"; its log: {log}" if log.exists() else ""
+        raise UserError(f"Spark is gone: killed, or out of memory{where}") from error
     finally:
         if not ran_before:
             end_session(spark)
+
+
+def _log_of(app_name: str) -> Path:
+    return LOG_FOLDER / f"spark-{re.sub(r'[^A-Za-z0-9_-]', '_', app_name)}.log"
 
 
 def end_session(spark: SparkSession) -> None:

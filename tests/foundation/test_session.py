@@ -45,18 +45,37 @@ def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tm
     assert not {"spark.sql.shuffle.partitions", "spark.driver.host"} & set(on_cluster)
 
 
+_QUIET = """
+from pyspark import SparkContext
+from foundation.job import configure_logging
+from foundation.session import job_session
+from foundation.settings import UserError
+configure_logging()
+with job_session("quiet") as spark:
+    print(spark.range(3).count())
+print(SparkContext._active_spark_context)
+try:
+    with job_session("quiet") as spark:
+        # Of a task in Python the JVM tells the driver over a connection of its own.
+        print(spark.sparkContext.parallelize(range(2), 1).count())
+        SparkContext._gateway.proc.kill()
+        spark.range(3).collect()
+except UserError as error:
+    print(error)
+"""
+
+
 @pytest.mark.spark
-def test_what_java_and_ivy_write_goes_to_a_file_and_not_to_the_terminal(tmp_path: Path) -> None:
-    program = (
-        "from pyspark import SparkContext\nfrom foundation.session import job_session\n"
-        "with job_session('quiet') as spark:\n    print(spark.range(3).count())\n"
-        "print(SparkContext._active_spark_context)"
-    )
+def test_what_java_and_ivy_write_goes_to_a_file_and_a_java_that_is_killed_is_one_message(
+    tmp_path: Path,
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _QUIET], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3\nNone\n", "")
-    assert "delta-spark" in (tmp_path / "local" / "logs" / "spark-quiet.log").read_text()
+    log = Path("local") / "logs" / "spark-quiet.log"
+    gone = f"Spark is gone: killed, or out of memory; its log: {log}"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"3\nNone\n2\n{gone}\n", "")
+    assert "delta-spark" in (tmp_path / log).read_text()
 
 
 @pytest.mark.spark
