@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -20,8 +21,38 @@ from feature_eng.sources.tables import CORRUPT_COLUMN
 LARGEST_WEIGHT = 1e30
 
 
+def rows_and_repeats(frame: DataFrame, contract: Contract) -> tuple[int, bool]:
+    """Rows of the impression table, and whether some may have equal keys: one reading, and keys alone are shuffled.
+
+    Args:
+        frame: The table's rows, whose schema has been checked.
+        contract: What the columns mean.
+    """
+    names = contract.columns.key
+    if not names:
+        return frame.count(), False
+    if not set(names) <= set(frame.columns):
+        return frame.count(), True  # of a side table
+    keys = [
+        _typed(name, frame.schema[name].dataType, contract.source.main_table, contract).alias(f"key__{place}")
+        for place, name in enumerate(names)
+    ]
+    counted = frame.select(*keys).groupBy(*(f"key__{place}" for place in range(len(keys)))).count()
+    # Rows without a key are rejects anyway.
+    is_key = reduce(Column.__and__, (F.col(f"key__{place}").isNotNull() for place in range(len(keys))))
+    found = counted.agg(
+        F.sum("count").alias("rows"), F.max(F.when(is_key, F.col("count"))).alias("most")
+    ).collect()[0]
+    return int(found["rows"] or 0), (found["most"] or 0) > 1
+
+
 def checked_impressions(
-    frame: DataFrame, sides: SideRows, contract: Contract, before: DataFrame | None = None
+    frame: DataFrame,
+    sides: SideRows,
+    contract: Contract,
+    before: DataFrame | None = None,
+    *,
+    has_repeats: bool = True,
 ) -> DataFrame:
     """``raw`` and ``typed`` as structs, and the ``reason`` of a reject.
 
@@ -30,6 +61,7 @@ def checked_impressions(
         sides: The same rows with the columns of side tables.
         contract: What the columns mean.
         before: Events of earlier days, whose keys are taken.
+        has_repeats: Whether rows may have equal keys; if not, nothing is shuffled to find them.
     """
     columns = contract.columns
     schema = sides.rows.schema
@@ -44,13 +76,12 @@ def checked_impressions(
         if name == ROW_KEY:
             continue
         dtype = schema[name].dataType
+        table = sides.table_of.get(name, contract.source.main_table)
+        typed[name] = _typed(name, dtype, table, contract)
         if columns.time_reading is not None and name == columns.time:
-            typed[name] = to_seconds(raw_column(name), dtype, columns.time_reading)
             reasons += _time_reasons(name, dtype, columns.time_reading)
             continue
-        table = sides.table_of.get(name, contract.source.main_table)
         wanted = wanted_type(name, dtype, declared_type(name, table, contract), contract)
-        typed[name] = to_typed(raw_column(name), dtype, wanted)
         if _may_fail(dtype, wanted):
             reasons.append(F.when(_is_unreadable(name, dtype, wanted, typed[name]), f"unparsable {name}"))
         must_be = name in labels and any(task.null_is == "reject" for task in labels[name])
@@ -69,7 +100,7 @@ def checked_impressions(
     kept = [name for name in sides.rows.columns if name not in sides.flags]
     checked = _as_structs(sides.rows, kept, typed, reasons)
     if columns.key:
-        return _with_duplicates_rejected(checked, contract, before)
+        return _with_duplicates_rejected(checked, contract, before, has_repeats=has_repeats)
     return _with_row_key(checked, frame.columns)
 
 
@@ -93,6 +124,15 @@ def checked_related(
     typed[time.column] = to_seconds(raw_column(time.column), dtype, time)
     reasons += _time_reasons(time.column, dtype, time)
     return _as_structs(frame, frame.columns, typed, reasons)
+
+
+def _typed(name: str, dtype: DataType, table: str, contract: Contract) -> Column:
+    """A column of the impressions as what the contract makes of it."""
+    reading = contract.columns.time_reading
+    if reading is not None and name == contract.columns.time:
+        return to_seconds(raw_column(name), dtype, reading)
+    wanted = wanted_type(name, dtype, declared_type(name, table, contract), contract)
+    return to_typed(raw_column(name), dtype, wanted)
 
 
 def _time_reasons(name: str, dtype: DataType, reading: Time) -> list[Column]:
@@ -132,19 +172,22 @@ def _as_structs(
     )
 
 
-def _with_duplicates_rejected(checked: DataFrame, contract: Contract, before: DataFrame | None) -> DataFrame:
+def _with_duplicates_rejected(
+    checked: DataFrame, contract: Contract, before: DataFrame | None, *, has_repeats: bool
+) -> DataFrame:
     columns = contract.columns
     typed = {name: F.col(f"typed.{quoted(stored_name(name))}") for name in contract.raw_columns}
-    order = [typed[name].asc() for name in (columns.time, columns.position) if name is not None]
-    # Rows that tie in all of this are equal, so which of them stays makes no difference.
-    raw = checked.schema["raw"].dataType
-    assert isinstance(raw, StructType), "made so"
-    hashed = F.xxhash64("raw") if not _holds_map(raw) else content_hash(raw, raw.names)
-    order.append(hashed.asc())
-    same_key = Window.partitionBy(F.col("reason").isNull(), *(typed[name] for name in columns.key))
-    place = F.row_number().over(same_key.orderBy(*order))
-    is_repeated = F.col("place") > 1
-    numbered = checked.withColumn("place", place)
+    numbered, is_repeated = checked, F.lit(False)
+    if has_repeats:
+        order = [typed[name].asc() for name in (columns.time, columns.position) if name is not None]
+        # Rows that tie in all of this are equal, so which of them stays makes no difference.
+        raw = checked.schema["raw"].dataType
+        assert isinstance(raw, StructType), "made so"
+        hashed = F.xxhash64("raw") if not _holds_map(raw) else content_hash(raw, raw.names)
+        order.append(hashed.asc())
+        same_key = Window.partitionBy(F.col("reason").isNull(), *(typed[name] for name in columns.key))
+        numbered = checked.withColumn("place", F.row_number().over(same_key.orderBy(*order)))
+        is_repeated = F.col("place") > 1
     if before is not None:
         taken = before.select(
             *(F.col(quoted(stored_name(name))).alias(f"taken__{name}") for name in columns.key)

@@ -40,6 +40,7 @@ def to_events(
     before: DataFrame | None = None,
     *,
     by_date: bool = False,
+    has_repeats: bool = True,
 ) -> Events:
     """Type and check the raw tables.
 
@@ -50,6 +51,7 @@ def to_events(
         contract: What the columns mean.
         before: Impressions of earlier days, whose keys are taken.
         by_date: Add ``on_date``, the day of each row's time; a reject without one has none.
+        has_repeats: Whether impressions may have equal keys.
 
     Raises:
         ContractError: Tables or columns that the contract names and the data lack, all of them; columns of
@@ -58,7 +60,8 @@ def to_events(
     """
     check_schemas(raw, contract)
     main = contract.source.main_table
-    checked = {main: checked_impressions(raw[main], with_side_tables(raw, contract), contract, before)}
+    sides = with_side_tables(raw, contract)
+    checked = {main: checked_impressions(raw[main], sides, contract, before, has_repeats=has_repeats)}
     for table, (join_on, time) in related_columns(contract).items():
         checked[table] = checked_related(raw[table], contract, table, join_on, time)
     days = {table: [_day(table, contract)] if by_date else [] for table in checked}

@@ -12,8 +12,10 @@ from feature_eng import by_date, delta
 from feature_eng.contract import Contract, ContractError
 from feature_eng.dates import ON_DATE, Dates
 from feature_eng.events.advice import RowCount, check_rejects
+from feature_eng.events.checking import rows_and_repeats
 from feature_eng.events.joining import check_matches, match_counts
 from feature_eng.events.parting import Events, impressions_of, raw_of, to_events
+from feature_eng.events.wanted import check_schemas
 from feature_eng.sources.faults import as_user_errors
 from feature_eng.sources.lineage import described
 from feature_eng.sources.raw import read_raw
@@ -48,10 +50,14 @@ def write_events(
         names = {main_table: "events", **{name: f"events_{name}" for name in _later_tables(contract)}}
         goes_on = some is not None and by_date.goes_on(root, [*names.values(), "rejects"], contract)
         replaced = some if goes_on else None
-        events = _typed(spark, read, contract, root, replaced, keeps_dates=dates is not None)
+        check_schemas(read, contract)
+        rows_in = {table: read[table].count() for table in names if table != main_table}
+        rows_in[main_table], has_repeats = rows_and_repeats(read[main_table], contract)
+        events = _typed(
+            spark, read, contract, root, replaced, keeps_dates=dates is not None, has_repeats=has_repeats
+        )
         if dates is not None and impressions_of(raw, contract, dates).isEmpty():
             raise ContractError([f"--dates: {main_table!r} holds no rows of {dates}"])
-        rows_in = {table: read[table].count() for table in names}
         tables = _Tables(spark, contract, root, replaced)
         frames = {main_table: events.impressions, **events.related}
         rows_out = {table: tables.write(names[table], frames[table]) for table in names}
@@ -101,18 +107,19 @@ def _typed(
     replaced: Dates | None,
     *,
     keeps_dates: bool,
+    has_repeats: bool,
 ) -> Events:
     """Typed rows: of the days that are replaced, whose keys other days may have taken, or of all tables anew."""
     place = stores.join(root, "events")
     if not keeps_dates:
         stays = by_date.is_by_date(place) and contract.columns.time is not None
-        return to_events(raw, contract, by_date=stays)
+        return to_events(raw, contract, by_date=stays, has_repeats=has_repeats)
     if replaced is None or not contract.columns.key:
-        return to_events(raw, contract, by_date=True)
+        return to_events(raw, contract, by_date=True, has_repeats=has_repeats)
     stored = delta.read(spark, place)
     days = F.col(ON_DATE)
     before = stored.where(days < F.lit(replaced.first)) if replaced.first else None
-    events = to_events(raw, contract, before, by_date=True)
+    events = to_events(raw, contract, before, by_date=True, has_repeats=has_repeats)
     if replaced.last:
         later = stored.where(days > F.lit(replaced.last))
         if not later.isEmpty():
