@@ -90,7 +90,10 @@ def main() -> None:
         with job_session(
             "score", places=[table, output], data_bytes=lambda: delta.data_bytes(table, table_version)
         ) as spark:
-            rows = delta.read(spark, table, table_version)
+            if given.input is None and table_version is not None:
+                rows = delta.read_earlier(spark, table, table_version)
+            else:  # the user's own table may have features that Spark alone reads
+                rows = delta.read(spark, table, table_version)
             if given.where:
                 rows = rows.where(given.where)
             if is_requests(rows.columns, scorer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,14 +49,14 @@ def test_who_reads_by_path_during_ten_rebuilds_sees_whole_tables_alone(
             seen.append(spark.read.format("delta").load(table).count())
             seen.append(DeltaTable(table).to_pyarrow_table().num_rows)
 
-    reader = threading.Thread(target=look)
-    reader.start()
-    try:
-        for rows in sorted(whole)[1:]:
-            delta.write(spark.range(rows).repartition(3), table, properties=delta.kept_for())
-    finally:
-        done.set()
-        reader.join()
+    with ThreadPoolExecutor(1) as threads:
+        reader = threads.submit(look)
+        try:
+            for rows in sorted(whole)[1:]:
+                delta.write(spark.range(rows).repartition(3), table, properties=delta.kept_for())
+        finally:
+            done.set()
+        reader.result()
     assert set(seen) <= whole
     assert len(seen) > 3
     assert spark.read.format("delta").load(table).count() == max(whole)
