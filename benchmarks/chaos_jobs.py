@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 from benchmarks.chaos import Row, end, met, say
 from benchmarks.chaos_places import full, mounted, read_only
 from benchmarks.chaos_runs import Jobs, mlflow_server
-from benchmarks.spark_clusters import standalone_cluster
+from benchmarks.spark_clusters import standalone_cluster, words_of
 
 _GONE_SECONDS = 10.0
 """Until all workers are gone: told to end, or without a driver, or without the JVM that would end them."""
@@ -129,7 +129,7 @@ def _executor_killed(jobs: Jobs, name: str, epoch: int) -> Row:
             child
             for process in cluster.processes[1:]
             for child in psutil.Process(process.pid).children(recursive=True)
-            if any("CoarseGrainedExecutorBackend" in word for word in child.cmdline())
+            if any("CoarseGrainedExecutorBackend" in word for word in words_of(child))
         ]
         executors[0].kill()
         at = time.monotonic()

@@ -22,15 +22,14 @@ from mlflow import MlflowClient
 
 from benchmarks.chaos import Row, build
 from benchmarks.small_flow import SmallFlow, write_flow
-from benchmarks.spark_clusters import ROOT, Cluster
+from benchmarks.spark_clusters import ROOT, Cluster, words_of
 from foundation.settings import load_settings
 from hinet_model.settings import RunSettings
 from hinet_model.tracking.tracker import Tracker
 from hinet_model.training import checkpoint
 from hinet_model.training.position import Position
 
-_SECONDS = 300.0
-"""The longest that anything here takes: beyond, it hangs."""
+_SECONDS = 300.0  # the longest that anything here takes: beyond, it hangs
 _WORKER = "horovod.spark.task.gloo_exec_fn"
 
 
@@ -92,8 +91,7 @@ class Job:
         for root in roots:
             with suppress(psutil.NoSuchProcess):
                 for child in psutil.Process(root.pid).children(recursive=True):
-                    with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                        (self.workers if _WORKER in child.cmdline() else self.others).append(child)
+                    (self.workers if _WORKER in words_of(child) else self.others).append(child)
 
     @contextmanager
     def held(self) -> Iterator[None]:

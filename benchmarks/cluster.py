@@ -43,7 +43,8 @@ def rehearse(folder: Path, on: Sequence[str]) -> None:
         sys.stdout.write(
             f"executors of {len(counts)} applications, each in a folder of its own: {sum(counts)}\n"
         )
-        if not counts or set(counts) != {2}:
+        # One that is lost, or ends before its application, is replaced.
+        if not counts or min(counts) < 2:
             raise SystemExit("expected two executors of every job, each in a folder of its own")
         holders = holders_of(cluster.secret(), folder / kind)
         if holders != [cluster.folder / "spark.conf"]:

@@ -14,6 +14,7 @@ import inspect
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,11 @@ def main(root: str, contract: str, warehouse: str, conf: str, report: str, dates
 
 def processor_seconds() -> float:
     """Seconds of processors that this process and all below it have used."""
-    this = psutil.Process()
-    # Of processes that have ended their parents know.
-    return sum(sum(one.cpu_times()[:4]) for one in (this, *this.children(recursive=True)))
+    this, seconds = psutil.Process(), 0.0
+    for one in (this, *this.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # of those that have ended their parents know
+            seconds += sum(one.cpu_times()[:4])
+    return seconds
 
 
 if __name__ == "__main__":

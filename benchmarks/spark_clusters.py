@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pyspark
 
 from hinet_model.training.control.package_check import PACKAGES
@@ -191,6 +192,14 @@ def _start(folder: Path, name: str, command: list[str]) -> subprocess.Popen[byte
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The command of a process; none of one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie is one
+        return []
 
 
 def die_with_parent() -> None:
