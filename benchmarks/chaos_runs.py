@@ -29,7 +29,8 @@ from hinet_model.tracking.tracker import Tracker
 from hinet_model.training import checkpoint
 from hinet_model.training.position import Position
 
-_SECONDS = 300.0  # the longest that anything here takes: beyond, it hangs
+_SECONDS = 300.0
+"""The longest that anything here takes: beyond, it hangs."""
 _WORKER = "horovod.spark.task.gloo_exec_fn"
 
 

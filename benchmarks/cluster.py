@@ -16,7 +16,6 @@ in nothing that the jobs wrote. Clusters end with the process, whatever ends it.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from benchmarks.small_flow import LENIENT, SmallFlow, write_flow
-from benchmarks.spark_clusters import ROOT, Cluster, die_with_parent, local_cluster, standalone_cluster
+from benchmarks.spark_clusters import ROOT, Cluster, local_cluster, standalone_cluster
 
 CLUSTERS = {"standalone": standalone_cluster, "local-cluster": local_cluster}
 
@@ -51,15 +50,7 @@ def rehearse(folder: Path, on: Sequence[str]) -> None:
             raise SystemExit(f"the cluster's secret stands in {', '.join(map(str, holders))}")
         losses[kind] = losses_of(flow.tracking_uri, "cluster")
     config = ["--config", str(flow.config), "--set", "mlflow.run_name=local"]
-    local = subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / "train.py"), *config],
-        cwd=cluster.driver_folder(),
-        env=cluster.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=die_with_parent,
-    )
+    local = cluster.run([sys.executable, str(ROOT / "jobs" / "train.py"), *config])
     if local.returncode:
         raise SystemExit(f"train, locally:\n{local.stdout[-3000:]}\n{local.stderr[-5000:]}")
     losses["a local run"] = losses_of(flow.tracking_uri, "local")

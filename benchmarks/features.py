@@ -80,10 +80,11 @@ class _Bench:
         )  # fmt: skip
         self.runs.setdefault(name, []).append(json.loads(report.read_text()))
 
-    def child(self, tree: Path, script: str, *arguments: str | Path) -> None:
+    def child(self, tree: Path, script: str | Path, *arguments: str | Path) -> None:
+        """Run a script by the code of a tree: one of this folder by its name, or another by its whole path."""
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {script} {' '.join(map(str, arguments[1:3]))}\n")
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYSPARK_PYTHON": sys.executable}
-        command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
+        command = [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)]
         subprocess.run(command, check=True, cwd=self.scratch, env=environment, stdout=sys.stderr)
 
     @contextmanager
@@ -177,9 +178,7 @@ def _scores(bench: _Bench) -> dict[str, list[float]]:
             model=GOAL_MODEL.model_dump(mode="json", exclude_unset=True),
             training={**settings, "lanes": 4 * threads},
         )  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
-        train = [sys.executable, str(ROOT / "jobs" / "train.py"), "--config", str(config)]
-        subprocess.run(train, check=True, cwd=folder, env=environment, stdout=sys.stderr)
+        bench.child(ROOT, ROOT / "jobs" / "train.py", "--config", config)
         impressions = bench.log(rows) / "impressions"
         bench.child(
             ROOT,

@@ -49,8 +49,12 @@ class Cluster:
 
     def submit(self, job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a job by spark-submit, from an empty folder."""
+        return self.run(self.command(job, *arguments))
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command as drivers are run, from an empty folder."""
         return subprocess.run(
-            self.command(job, *arguments),
+            command,
             cwd=self.driver_folder(),
             env=self.environment(),
             capture_output=True,

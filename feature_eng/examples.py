@@ -52,7 +52,7 @@ def to_examples(
     for name, task in contract.tasks.items():
         label = _label(name, task, joined)
         due = _due(task, contract, as_of)
-        in_scenario = F.lit(True) if task.scenarios is None else scenario.isin(list(task.scenarios))
+        in_scenario = _in_scenario(task, scenario)
         if due is not None:
             is_due = due <= F.lit(end)
             # Without `sum`, a 1 from a table is sure before its window closes.
@@ -101,14 +101,18 @@ def _scenario(rows: DataFrame, contract: Contract) -> Column:
     return F.element_at(names, scenario_index_column(contract, dtype) + 1)
 
 
+def _in_scenario(task: Task, scenario: Column) -> Column:
+    """Whether a row's scenario has the task."""
+    return F.lit(True) if task.scenarios is None else scenario.isin(list(task.scenarios))
+
+
 def _is_mature(scenario: Column, contract: Contract, as_of: int | None, end: int | None) -> list[Column]:
     """Whether all labels of a row are known; none where no label waits."""
     known = []
     for task in contract.tasks.values():
         due = _due(task, contract, as_of)
         if due is not None:
-            in_scenario = F.lit(True) if task.scenarios is None else scenario.isin(list(task.scenarios))
-            known.append(~in_scenario | F.coalesce(due <= F.lit(end), F.lit(True)))
+            known.append(~_in_scenario(task, scenario) | F.coalesce(due <= F.lit(end), F.lit(True)))
     return [reduce(Column.__and__, known).alias("is_mature")] if known else []
 
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,17 +116,23 @@ class Workshop:
         return version
 
 
+def build(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Run the job that builds features on what lies in a folder."""
+    places = {"--contract": "contract.yml", "--source": "raw", "--warehouse": "warehouse"}
+    arguments = [word for option, name in places.items() for word in (option, str(folder / name))]
+    patch.setattr(sys, "argv", ["build_features.py", *arguments])
+    load_job("build_features").main()
+
+
 @pytest.fixture(scope="module")
-def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small log, its features built by the job."""
     folder = tmp_path_factory.mktemp("small")
     write_log(folder / "raw")
+    write_contract(folder / "contract.yml")
     with pytest.MonkeyPatch.context() as patch:
-        contract = write_contract(folder / "contract.yml")
-        arguments = ["--contract", contract, "--source", folder / "raw", "--warehouse", folder / "warehouse"]
-        patch.setattr(sys, "argv", ["build_features.py", *map(str, arguments)])
-        load_job("build_features").main()
-        yield folder
+        build(folder, patch)
+    return folder
 
 
 @pytest.fixture
@@ -442,17 +447,7 @@ def test_a_version_is_judged_on_its_own_rows_after_a_rebuild_and_vacuum(
     spark: SparkSession, workshop: Workshop, built: Path
 ) -> None:
     version = workshop.register(spark, steps=5)
-    arguments = [
-        "--contract",
-        built / "contract.yml",
-        "--source",
-        built / "raw",
-        "--warehouse",
-        built / "warehouse",
-    ]
-    workshop.monkeypatch.setattr(sys, "argv", ["build_features.py", *map(str, arguments)])
-    workshop.monkeypatch.setattr(SparkSession, "stop", lambda self: None)
-    load_job("build_features").main()
+    build(built, workshop.monkeypatch)
     tables = [built / "warehouse" / "small" / name for name in ("events", "examples", "training")]
     assert delta.newest_version(tables[-1]) > workshop.snapshot.version
 
