@@ -22,9 +22,8 @@ from pyspark.sql import functions as F
 from benchmarks.features_log import DAY, DAYS
 from feature_eng import delta
 from feature_eng.events.stored import stored_events
+from feature_eng.origin import origin_of
 from feature_eng.requests import with_features
-from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, TABLES
-from foundation import stores
 from foundation.job import configure_logging
 from foundation.settings import load_settings
 from hinet_model.lifecycle import registry
@@ -42,9 +41,8 @@ def main(config: str, impressions: str, output: str, repeats: str, report: str) 
     client = registry.connect(settings.mlflow.tracking_uri)
     version = registry.resolve(client, settings.mlflow.registered_model, registry.CHALLENGER)
     epochs = client.get_metric_history(version.run_id, "train/rows_per_second")
-    properties = delta.properties(settings.data.location)
-    examples, root = properties[EXAMPLES_PATH], stores.parent(properties[EXAMPLES_PATH])
-    number = int(properties[EXAMPLES_VERSION])
+    origin = origin_of(settings.data.location, delta.properties(settings.data.location))
+    examples, number = origin.examples, origin.version
     with tempfile.TemporaryDirectory(prefix="hinet-download-") as cache:
         folder = registry.model_folder(registry.fetch(client, version, Path(cache)))
         spark = delta.build_session(
@@ -57,7 +55,7 @@ def main(config: str, impressions: str, output: str, repeats: str, report: str) 
             .drop("clicked")
             .withColumn("shown_at", F.col("shown_at") + 2 * DAYS * DAY)
         )
-        events = stored_events(spark, contract, root, json.loads(properties[TABLES]))
+        events = stored_events(spark, contract, origin.root, origin.tables)
         rows = requests.count()
         variants: dict[str, Callable[[], DataFrame]] = {
             "ready": lambda: delta.read(spark, examples, number),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
-from feature_eng.snapshot import EXAMPLES_PATH, TABLES, SnapshotError
+from feature_eng.origin import origin_of
 from foundation import stores
 
 _RELATED = "events_"
@@ -42,12 +41,8 @@ def accounts_of(spark: SparkSession, training: str, version: int, main_table: st
     Raises:
         SnapshotError: It does not say which tables those are, or they are gone.
     """
-    properties = delta.properties(training, version)
-    if TABLES not in properties:
-        raise SnapshotError("the training table does not say which events it was made of")
-    return accounts(
-        spark, stores.parent(properties[EXAMPLES_PATH]), main_table, json.loads(properties[TABLES])
-    )
+    origin = origin_of(training, delta.properties(training, version))
+    return accounts(spark, origin.root, main_table, origin.tables)
 
 
 def accounts(spark: SparkSession, root: str, main_table: str, versions: Mapping[str, int]) -> list[Account]:

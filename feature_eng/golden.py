@@ -11,7 +11,8 @@ from feature_eng.encoder import arrow
 from feature_eng.encoder.reading import read_as
 from feature_eng.encoder.state import EncoderState
 from feature_eng.events import column
-from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError, SnapshotRef
+from feature_eng.origin import origin_of
+from feature_eng.snapshot import SnapshotRef
 
 
 def golden_rows(
@@ -28,14 +29,8 @@ def golden_rows(
     Raises:
         SnapshotError: The table does not say which examples it was made of.
     """
-    properties = delta.properties(snapshot.table, snapshot.version)
-    missing = [name for name in (EXAMPLES_PATH, EXAMPLES_VERSION) if name not in properties]
-    if missing:
-        raise SnapshotError(
-            f"{snapshot.table} (version {snapshot.version}): lacks the properties {', '.join(missing)}; "
-            "build it anew with jobs/build_features.py"
-        )
-    examples = delta.read(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
+    origin = origin_of(snapshot.table, delta.properties(snapshot.table, snapshot.version))
+    examples = delta.read(spark, origin.examples, origin.version)
     place = F.row_number().over(Window.partitionBy("scenario").orderBy("row_id"))
     kept = examples.where(F.col("split").isin("train", "validation")).withColumn("__place", place)
     chosen = kept.where(F.col("__place") <= rows_per_scenario).orderBy("scenario", "__place")

@@ -20,7 +20,8 @@ from pyspark.sql import functions as F
 from feature_eng import delta, drift
 from feature_eng.accounts import accounts_of
 from feature_eng.contract import Contract, stored_name
-from feature_eng.snapshot import CONTRACT_FINGERPRINT, EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotError
+from feature_eng.origin import origin_of
+from feature_eng.snapshot import CONTRACT_FINGERPRINT, SnapshotError
 from foundation import places, stores
 from foundation.job import job_parser, run_job, say, stage
 from foundation.session import job_session
@@ -135,22 +136,17 @@ def frozen_examples(spark: SparkSession, version: RegisteredVersion) -> tuple[Da
     properties = delta.properties(table, training_version)
     if properties["id"] != version.tags.get("table_id"):
         raise SnapshotError(f"{table}: is another table than the one that {version.uri} was trained on")
-    missing = [key for key in (EXAMPLES_PATH, EXAMPLES_VERSION) if key not in properties]
-    if missing:
-        raise SnapshotError(
-            f"{table} (version {training_version}): does not say which examples it was made of "
-            f"(no {', '.join(missing)}); build the features again"
-        )
+    origin = origin_of(table, properties)
     described = {
-        "table": properties[EXAMPLES_PATH],
-        "version": properties[EXAMPLES_VERSION],
+        "table": origin.examples,
+        "version": str(origin.version),
         "split": "test",
         "contract_fingerprint": properties[CONTRACT_FINGERPRINT],
         "training_table": table,
         "training_version": str(training_version),
         "training_table_id": properties["id"],
     }
-    return delta.read_earlier(spark, described["table"], int(described["version"])), described
+    return delta.read_earlier(spark, origin.examples, origin.version), described
 
 
 def judged(

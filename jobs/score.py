@@ -18,14 +18,11 @@ from pyspark.sql import functions as F
 from feature_eng import delta
 from feature_eng.contract import stored_name
 from feature_eng.events.stored import stored_events
+from feature_eng.origin import origin_of
 from feature_eng.requests import with_features
 from feature_eng.snapshot import (
     AS_OF,
     CONTRACT_FINGERPRINT,
-    EXAMPLES_PATH,
-    EXAMPLES_VERSION,
-    TABLES,
-    SnapshotError,
 )
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
@@ -134,12 +131,8 @@ def input_table(
     else:
         training = settings.data.location
         properties = delta.properties(training)
-        missing = [key for key in (EXAMPLES_PATH, EXAMPLES_VERSION) if key not in properties]
-        if missing:
-            raise SnapshotError(
-                f"{training}: lacks {', '.join(missing)}; build the features again, or name --input"
-            )
-        table, table_version = properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION])
+        origin = origin_of(training, properties)
+        table, table_version = origin.examples, origin.version
         fingerprint = properties.get(CONTRACT_FINGERPRINT)
     refuse_foreign(table, fingerprint, scorer, version)
     return table, table_version
@@ -183,14 +176,13 @@ def with_features_of_past(
     """Requests with their behaviour features, from the events of the newest build of the model's contract."""
     training = settings.data.location
     properties = delta.properties(training)
-    missing = [key for key in (EXAMPLES_PATH, TABLES) if key not in properties]
-    if missing:
-        raise SnapshotError(f"{training}: lacks {', '.join(missing)}; build the features again")
+    origin = origin_of(training, properties)
     refuse_foreign(training, properties.get(CONTRACT_FINGERPRINT), scorer, version)
     contract = scorer.state.contract
-    root, versions = stores.parent(properties[EXAMPLES_PATH]), json.loads(properties[TABLES])
-    events = stored_events(spark, contract, root, versions)
-    say(f"requests  features of what came before them, from {root}/events version {versions['events']}")
+    events = stored_events(spark, contract, origin.root, origin.tables)
+    say(
+        f"requests  features of what came before them, from {origin.root}/events version {origin.tables['events']}"
+    )
     return with_features(rows, events, contract, int(properties[AS_OF]) if AS_OF in properties else None)
 
 

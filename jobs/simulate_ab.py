@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from feature_eng import delta
 from feature_eng.contract import Contract, SixScenarios
-from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION
+from feature_eng.origin import origin_of
 from feature_eng.sources.six_scenarios.truth import truth
 from foundation.job import job_parser, run_job, say, say_table
 from foundation.session import job_session
@@ -95,8 +95,8 @@ def main() -> None:
     versions = [registry.resolve(client, name, one) for one in (given.control, given.treatment)]
     table, number = same_data(versions)
     with job_session("simulate_ab", places=[table]) as spark:
-        properties = delta.properties(table, number)
-        examples = delta.read_earlier(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
+        origin = origin_of(table, delta.properties(table, number))
+        examples = delta.read_earlier(spark, origin.examples, origin.version)
         found = simulated(spark, client, versions, examples, given)
     say(f"SIMULATED A/B test: control {versions[0].uri}, treatment {versions[1].uri}")
     say(

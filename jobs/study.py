@@ -26,10 +26,9 @@ from pyspark.sql import functions as F
 
 from feature_eng import delta
 from feature_eng.contract import Contract, load_contract
+from feature_eng.origin import origin_of
 from feature_eng.snapshot import (
     CONTRACT_FINGERPRINT,
-    EXAMPLES_PATH,
-    EXAMPLES_VERSION,
     SnapshotError,
     SnapshotRef,
 )
@@ -154,7 +153,8 @@ def prepare(study: StudySettings, warehouse: str, folder: Path) -> Data:
         place = folder / "test_rows" / f"{version}.npz"
         if not place.exists():
             logger.info("collecting the test rows")
-            examples = delta.read_earlier(spark, properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION]))
+            origin = origin_of(table, properties)
+            examples = delta.read_earlier(spark, origin.examples, origin.version)
             test_rows(spark, contract, examples).save(place)
     return Data(contract, snapshot, version, TestRows.load(place))
 

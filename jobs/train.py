@@ -16,7 +16,8 @@ from feature_eng import delta
 from feature_eng.cells import blind_spots
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
-from feature_eng.snapshot import EXAMPLES_PATH, EXAMPLES_VERSION, SnapshotRef
+from feature_eng.origin import origin_of
+from feature_eng.snapshot import SnapshotRef
 from foundation import stores
 from foundation.job import comes_from_outside, complain, job_parser, run_job, say, say_table
 from foundation.redaction import redact
@@ -183,10 +184,10 @@ def train(
 
 def calibrate_model(spark: Any, folder: Path, method: Method, snapshot: SnapshotRef) -> None:
     """Fit the model's calibration on the validation rows of the examples that the snapshot was made of."""
-    properties = delta.properties(snapshot.table, snapshot.version)
-    table, version = properties[EXAMPLES_PATH], int(properties[EXAMPLES_VERSION])
-    rows = delta.read_earlier(spark, table, version).where("split = 'validation'")
-    found = calibrate(folder, rows, method, {"table": table, "version": version, "split": "validation"})
+    origin = origin_of(snapshot.table, delta.properties(snapshot.table, snapshot.version))
+    rows = delta.read_earlier(spark, origin.examples, origin.version).where("split = 'validation'")
+    described = {"table": origin.examples, "version": origin.version, "split": "validation"}
+    found = calibrate(folder, rows, method, described)
     say(f"calibration {method}, of {len(found.cells)} cells on validation rows")
     for cell, why in found.skipped.items():
         say(f"  {cell} keeps its probabilities: {why}")
