@@ -42,7 +42,8 @@ def rehearse(folder: Path, on: Sequence[str]) -> None:
         sys.stdout.write(
             f"executors of {len(counts)} applications, each in a folder of its own: {sum(counts)}\n"
         )
-        # One that is lost, or ends before its application, is replaced.
+        # A driver that ends stops its executors, then signs its application off (StandaloneSchedulerBackend.stop):
+        # a master that hears of the first before the second starts others in their place.
         if not counts or min(counts) < 2:
             raise SystemExit("expected two executors of every job, each in a folder of its own")
         holders = holders_of(cluster.secret(), folder / kind)
