@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,11 @@ _PARENT_TAG = "mlflow.parentRunId"
 _LONGEST = 500
 _RECORDED = "FINISHED"
 """Status of a trial's run once all of it is written."""
+
+
+def _recorded(trials: Iterable[Run]) -> dict[str, str]:
+    """Key of each trial whose run is whole -> that run."""
+    return {run.data.tags[TRIAL_TAG]: run.info.run_id for run in trials if run.info.status == _RECORDED}
 
 
 class StudyRun:
@@ -56,11 +61,12 @@ class StudyRun:
         else:
             run = self._client.create_run(self._experiment, run_name=name, tags={STUDY_TAG: known})
             self.run_id = run.info.run_id
-        for child in self._trials():
+        trials = self._trials()
+        for child in trials:
             # Of a study that was killed as it wrote: the trial is recorded anew.
             if child.info.status != _RECORDED:
                 self._client.delete_run(child.info.run_id)
-        self._recorded = set(self.children())
+        self._recorded = set(_recorded(trials))
 
     def add(self, trial: Trial, outcome: Mapping[str, Any]) -> None:
         """Record one trial as a child; one that is there already is left as it is."""
@@ -78,11 +84,7 @@ class StudyRun:
 
     def children(self) -> dict[str, str]:
         """Key of each recorded trial -> its run."""
-        return {
-            run.data.tags[TRIAL_TAG]: run.info.run_id
-            for run in self._trials()
-            if run.info.status == _RECORDED
-        }
+        return _recorded(self._trials())
 
     def _trials(self) -> list[Run]:
         query = f"tags.`{_PARENT_TAG}` = '{self.run_id}'"
