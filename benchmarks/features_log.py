@@ -79,7 +79,7 @@ def contract_of(folder: Path, *, by_date: bool = False) -> Contract:
 
     Args:
         folder: Of the log.
-        by_date: Split by dates, not by shares of rows, so that days can be built one by one.
+        by_date: Split by dates, not by shares of rows, so that days can be built one by one, by an encoder that grows.
     """
     spans = {"train": [None, "2024-01-06"], "validation": ["2024-01-07"] * 2, "test": ["2024-01-08", None]}
     rate = {"kind": "rate", "prior_rows": 20}
@@ -122,6 +122,7 @@ def contract_of(folder: Path, *, by_date: bool = False) -> Contract:
             "split": (
                 {"method": "dates", **spans} if by_date else {"method": "time", "fractions": [0.8, 0.1, 0.1]}
             ),
+            **({"encoder": {"from": "previous"}} if by_date else {}),
         }
     )  # fmt: skip
 

@@ -132,7 +132,7 @@ def write(rows: DataFrame, place: stores.Place, contract: Contract, condition: s
     rows = rows.hint("rebalance", ON_DATE)
     if condition is None:
         return delta.write(rows, place, partition_by=[ON_DATE], properties=properties_of(contract))
-    return delta.write_partitions(rows, place, condition)
+    return delta.write(rows, place, where=condition)
 
 
 def concerned(

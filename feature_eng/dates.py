@@ -99,6 +99,14 @@ def condition_of(days: Collection[date]) -> str:
     return f"{ON_DATE} IN ({listed})" if listed else "false"
 
 
+def listed(days: Collection[date]) -> str:
+    """How a line on some days goes on: ``, from 2024-01-05 to 2024-01-07``."""
+    ordered = sorted(days)
+    if not ordered:
+        return ""
+    return f": {ordered[0]}" if len(ordered) == 1 else f", from {ordered[0]} to {ordered[-1]}"
+
+
 def around(days: Iterable[date], before: int, after: int) -> set[date]:
     """Days, and those so many seconds before and after each."""
     margin = range(-_days(before), _days(after) + 1)

@@ -27,6 +27,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
+from feature_eng.dates import ON_DATE
 from feature_eng.snapshot import (
     CELLS,
     CONTRACT_FINGERPRINT,
@@ -153,8 +154,9 @@ def write(
     properties: Mapping[str, str] | None = None,
     schema: StructType | None = None,
     options: Mapping[str, str] | None = None,
+    where: str | None = None,
 ) -> int:
-    """Replace a table's rows in one commit; older versions stay readable.
+    """Replace a table's rows, or those of some partitions, in one commit; older versions stay readable.
 
     Running it again with the same rows gives the same table as a new version. Rows, schema and properties
     are of one commit: a reader of the newest version, by path too, meets the old table or the new one.
@@ -168,25 +170,30 @@ def write(
             is checked row by row as they are written, since Delta makes every column of a table that is
             replaced together with its rows nullable.
         options: Options of the writer, such as ``maxRecordsPerFile``.
+        where: The partitions to replace, in SQL; all other files stay as they are. A row outside of them fails the
+            write, no rows empty them. ``None`` replaces the whole table.
 
     Returns:
-        The version that this commit made.
+        The version that this commit made; the newest there is, where nothing was and nothing is to be.
     """
     spark = rows.sparkSession
     place = places.for_spark(path)
     _forget_commits(spark)
     if schema is not None:
         rows = rows.select(*(_checked(field) for field in schema))
+    options = {**(options or {}), **({} if where is None else {"replaceWhere": where})}
     if properties is None:
-        writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
-        writer.options(**(options or {})).partitionBy(*partition_by).save(place)
+        writer = rows.write.format("delta").mode("overwrite").options(**options)
+        if where is None:
+            writer = writer.option("overwriteSchema", "true").partitionBy(*partition_by)
+        writer.save(place)
     else:
         table = rows.writeTo(f"delta.`{place.replace('`', '``')}`").using("delta")
         for key, value in properties.items():
             table = table.tableProperty(key, value)
         if partition_by:
             table = table.partitionedBy(*map(F.col, partition_by))
-        table.options(**(options or {})).createOrReplace()
+        table.options(**options).createOrReplace()
     return _committed(spark, path)
 
 
@@ -199,24 +206,6 @@ def _committed(spark: SparkSession, path: stores.Place) -> int:
 def _forget_commits(spark: SparkSession) -> None:
     # Of a write that changes nothing Delta makes no commit, and the last one is then another table's.
     spark.conf.unset(_LAST_COMMIT)
-
-
-def write_partitions(rows: DataFrame, path: stores.Place, condition: str) -> int:
-    """Replace the rows of some partitions in one commit; all other files stay as they are.
-
-    Args:
-        rows: What these partitions shall hold: a row outside of them fails the write. None empties them.
-        path: Place of the table.
-        condition: The partitions, in SQL.
-
-    Returns:
-        The version that this commit made; the newest there is, where nothing was and nothing is to be.
-    """
-    spark = rows.sparkSession
-    _forget_commits(spark)
-    writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", condition)
-    writer.save(places.for_spark(path))
-    return _committed(spark, path)
 
 
 def append(rows: DataFrame, path: stores.Place) -> int:
@@ -481,8 +470,10 @@ def _refuse_unreadable(where: str, log: _Log) -> None:
 
 
 def _training_columns(where: str, log: _Log) -> tuple[tuple[str, str], ...]:
-    if list(log.partition_columns) != ["split"]:
-        raise SnapshotError(f"{where}: not a training table, it is not partitioned by 'split' alone")
+    if list(log.partition_columns) not in (["split"], ["split", ON_DATE]):
+        raise SnapshotError(
+            f"{where}: not a training table, it is not partitioned by 'split', with '{ON_DATE}' or not"
+        )
     fields = [field for field in log.fields if field["name"] not in log.partition_columns]
     faults = [
         f"column {field['name']!r} is of type {field['type']}; expected one of {', '.join(_TRAINING_DTYPES)}"

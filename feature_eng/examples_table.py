@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from feature_eng import by_date, delta
 from feature_eng.behaviour import with_behaviour
 from feature_eng.contract import Contract, quoted
-from feature_eng.dates import ON_DATE, Dates, condition_of, date_of, is_one_of
+from feature_eng.dates import ON_DATE, Dates, condition_of, date_of, is_one_of, listed
 from feature_eng.encoder import spark as encoder
 from feature_eng.events import Events, column
 from feature_eng.events.stored import stored_events
@@ -61,7 +61,7 @@ def write_examples(
         else:
             version = delta.write(rows, table, properties=delta.kept_for())
     else:
-        say(f"examples  of {len(days):,} days are made anew{_listed(days)}")
+        say(f"examples  of {len(days):,} days are made anew{listed(days)}")
         version = delta.newest_version(table)
         if days:
             stored = delta.read(spark, table, version)
@@ -108,10 +108,3 @@ def _made(
 def _dated(rows: DataFrame, contract: Contract) -> DataFrame:
     assert contract.columns.time is not None, "checked for builds by date"
     return rows.withColumn(ON_DATE, date_of(column(contract.columns.time), contract.split.zone))
-
-
-def _listed(days: Collection[date]) -> str:
-    ordered = sorted(days)
-    if not ordered:
-        return ""
-    return f": {ordered[0]}" if len(ordered) == 1 else f", from {ordered[0]} to {ordered[-1]}"

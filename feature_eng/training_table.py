@@ -2,7 +2,8 @@
 
 Rows lie in seeded-random order, in near-equal row groups, so that a reader that shuffles
 row groups and mixes a few of them sees a fair mixture. Scenario is a column, not a
-partition: sorted or partitioned rows would give batches of one scenario.
+partition: sorted or partitioned rows would give batches of one scenario. Of examples by date
+each day has its own, smaller row groups, so that it can be replaced by itself (docs/adr/0015).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from pyspark.sql import types as T
 
 from feature_eng import delta
 from feature_eng.contract import SPLITS
+from feature_eng.dates import ON_DATE, condition_of
 from feature_eng.encoder.spark import training_columns
 from feature_eng.encoder.state import EncoderError, EncoderState
 from feature_eng.snapshot import (
@@ -31,6 +34,7 @@ from feature_eng.snapshot import (
     CONTRACT_NAME,
     ENCODER_DIGEST,
     ENCODER_PATH,
+    LAYOUT,
     SCENARIO_NAMES,
     SnapshotRef,
 )
@@ -39,6 +43,8 @@ from foundation import stores
 logger = logging.getLogger(__name__)
 
 ROWS_PER_GROUP = 16_384
+ROWS_PER_GROUP_OF_A_DAY = 4_096
+"""Of a table by date: a window of 65,536 rows then mixes the rows of up to 16 days."""
 MIN_TRAIN_GROUPS = 8
 
 _BUCKET_BITS = 16
@@ -46,10 +52,9 @@ _BUCKET_BITS = 16
 # A row group ends with its file, never because it is full, so this is larger than any file.
 _BLOCK_BYTES = 1 << 30
 
-
 Integers = npt.NDArray[np.integer[Any]]
 _Buckets = Mapping[str, tuple[Integers, Integers]]
-"""Split -> its buckets in order, and the rows of each."""
+"""Partition, a split or a day of it -> its buckets in order, and the rows of each."""
 
 
 def write(
@@ -62,46 +67,68 @@ def write(
     seed: int = 0,
     retention: str = delta.RETENTION,
     properties: Mapping[str, str] | None = None,
+    days: Collection[date] | None = None,
 ) -> SnapshotRef:
     """Write encoded rows as a new version of a training table.
 
     Each file holds one row group. Rows are ordered by a seeded hash of their key; equal rows
-    and an equal seed give the same files' contents again.
+    and an equal seed give the same files' contents again. Rows with ``on_date`` make a table by date.
 
     Args:
         encoded: As :func:`feature_eng.encoder.spark.encode` gives them. Read three times, shuffled once.
         path: Place of the table.
         state: The encoder that made the rows.
         encoder_path: Where that encoder is saved.
-        rows_per_group: Most rows of a row group. The training split gets at least
-            8 groups, if need be smaller ones, as long as it has that many rows.
+        rows_per_group: Most rows of a row group. The training rows that are written get at least
+            8 groups, if need be smaller ones, as long as there are that many.
         seed: Of the order of rows.
         retention: For how long a version stays readable after a newer one replaced it: longer
             than the longest training run with its restarts.
         properties: Further table properties, such as the version of the raw data.
+        days: Days of a table by date that are replaced by these rows, in one commit with the properties; the files of
+            other days stay. ``None`` replaces the whole table.
 
     Raises:
         EncoderError: If there are no training rows.
     """
     spark = encoded.sparkSession
     buckets = _buckets(encoded, seed)
-    rows_of = {split: int(rows.sum()) for split, (_, rows) in buckets.items()}
-    train_rows = rows_of.get("train", 0)
-    if train_rows == 0:
+    counted = [(part.partition("/")[0], int(rows.sum())) for part, (_, rows) in buckets.items()]
+    train = [rows for split, rows in counted if split == "train"]
+    if not train and days is None:
         raise EncoderError("there are no training rows to write; check the contract's split")
-    group_rows = _group_rows(train_rows, rows_per_group)
+    group_rows = _group_rows(train or [rows for _, rows in counted], rows_per_group)
+    said = _properties(state, encoder_path, retention) | {LAYOUT: layout(rows_per_group, seed)}
     with _one_group_per_file(spark):
         version = delta.write(
             _laid_out(encoded, buckets, group_rows, seed),
             path,
-            partition_by=["split"],
-            schema=_schema(state),
-            properties={**_properties(state, encoder_path, retention), **(properties or {})},
+            partition_by=_partition_columns(encoded),
+            schema=_schema(encoded, state),
+            properties=said | dict(properties or {}),
             options={"maxRecordsPerFile": str(group_rows)},
+            where=None if days is None else condition_of(days),
         )
     written = delta.snapshot(spark, path, version)
-    _check_layout(written, rows_of, group_rows)
+    if days is None:
+        _check_rows(written, counted)
+    _check_rows(written, [(cell.split, cell.rows) for cell in written.cells if cell.split in SPLITS])
+    sizes = group_sizes(written)["train"]
+    logger.info("train has %d row groups of %d to %d rows", len(sizes), sizes[-1], sizes[0])
+    # By date each day has a last group.
+    if ON_DATE not in encoded.columns and len(sizes) > 1 and sizes[-2] < group_rows:
+        logger.warning("row groups of train are uneven (%s): batches will be mixed less well", sizes)
     return written
+
+
+def most_rows(encoded: DataFrame) -> int:
+    """Rows of a row group where nothing else is asked for."""
+    return ROWS_PER_GROUP_OF_A_DAY if ON_DATE in encoded.columns else ROWS_PER_GROUP
+
+
+def layout(rows_per_group: int, seed: int) -> str:
+    """What all days of a table have in common, as its property has it."""
+    return json.dumps({"rows_per_group": rows_per_group, "seed": seed})
 
 
 def group_sizes(snapshot: SnapshotRef) -> dict[str, list[int]]:
@@ -112,9 +139,20 @@ def group_sizes(snapshot: SnapshotRef) -> dict[str, list[int]]:
     }
 
 
-def _group_rows(train_rows: int, rows_per_group: int) -> int:
-    groups = max(math.ceil(train_rows / rows_per_group), min(MIN_TRAIN_GROUPS, train_rows))
-    return math.ceil(train_rows / groups)
+def _partition_columns(encoded: DataFrame) -> list[str]:
+    return [name for name in ("split", ON_DATE) if name in encoded.columns]
+
+
+def _part(encoded: DataFrame) -> Column:
+    """The partition that a row goes to, as one text."""
+    return F.concat_ws("/", *_partition_columns(encoded))
+
+
+def _group_rows(parts: Sequence[int], rows_per_group: int) -> int:
+    """Rows of all groups of these partitions but the last of each: near-equal ones in the largest."""
+    largest = max(parts, default=1)
+    least = min(math.ceil(MIN_TRAIN_GROUPS / max(1, len(parts))), largest)
+    return math.ceil(largest / max(math.ceil(largest / rows_per_group), least))
 
 
 def _order(seed: int) -> Column:
@@ -128,41 +166,44 @@ def _bucket(order: Column) -> Column:
 
 def _buckets(encoded: DataFrame, seed: int) -> _Buckets:
     counted = (
-        encoded.select("split", _bucket(_order(seed)).alias("bucket"))
-        .groupBy("split", "bucket")
+        encoded.select(_part(encoded).alias("part"), _bucket(_order(seed)).alias("bucket"))
+        .groupBy("part", "bucket")
         .agg(F.count("*").alias("rows"))
         .toArrow()
-        .sort_by([("split", "ascending"), ("bucket", "ascending")])
+        .sort_by([("part", "ascending"), ("bucket", "ascending")])
     )
     found = {}
-    for split in counted.column("split").unique().to_pylist():
-        own = counted.filter(pc.equal(counted.column("split"), split))
-        found[split] = (own.column("bucket").to_numpy(), own.column("rows").to_numpy())
+    for part in counted.column("part").unique().to_pylist():
+        own = counted.filter(pc.equal(counted.column("part"), part))
+        found[part] = (own.column("bucket").to_numpy(), own.column("rows").to_numpy())
     return found
 
 
 def _laid_out(encoded: DataFrame, buckets: _Buckets, group_rows: int, seed: int) -> DataFrame:
     """Rows in the order to write them: each file's rows together in one task, in their places.
 
-    A row's file follows from its place among its split's rows, that is from the places at which its bucket begins and
-    ends, and, in a bucket in which a file ends, from the order of the next file's first row.
+    A row's file follows from its place among its partition's rows, that is from the places at which its bucket begins
+    and ends, and, in a bucket in which a file ends, from the order of the next file's first row.
     """
+    if not buckets:
+        return encoded
     starting, ends = _starts(buckets, group_rows)
     spark = encoded.sparkSession
-    ordered = encoded.withColumn("__order", _order(seed)).withColumn("__bucket", _bucket(F.col("__order")))
-    first_of_files = _first_of_files(ordered.select("split", "__bucket", "__order"), ends)
+    ordered = encoded.withColumns({"__part": _part(encoded), "__order": _order(seed)})
+    ordered = ordered.withColumn("__bucket", _bucket(F.col("__order")))
+    first_of_files = _first_of_files(ordered.select("__part", "__bucket", "__order"), ends)
     file_of = (
         spark.createDataFrame(starting)
-        .join(first_of_files, on=["split", "__bucket"], how="left")
+        .join(first_of_files, on=["__part", "__bucket"], how="left")
         .withColumn("__starts", F.coalesce("__starts", F.array().cast("array<bigint>")))
     )
     begun = F.size(F.filter("__starts", lambda start: start <= F.col("__order")))
     files = sum(math.ceil(int(rows.sum()) / group_rows) for _, rows in buckets.values())
     return (
-        ordered.join(F.broadcast(file_of), on=["split", "__bucket"], how="inner")
+        ordered.join(F.broadcast(file_of), on=["__part", "__bucket"], how="inner")
         .withColumn("__file", F.col("__file") + begun)
-        .repartition(files, "split", "__file")
-        .sortWithinPartitions("split", "__order", "row_id")
+        .repartition(files, "__part", "__file")
+        .sortWithinPartitions(*_partition_columns(encoded), "__order", "row_id")
         .select(*encoded.columns)
     )
 
@@ -170,23 +211,23 @@ def _laid_out(encoded: DataFrame, buckets: _Buckets, group_rows: int, seed: int)
 def _starts(buckets: _Buckets, group_rows: int) -> tuple[pa.Table, pa.Table]:
     """The file in which each bucket begins; and in which buckets, after how many rows, another one does."""
     starting, ends = [], []
-    for split, (bucket, rows) in buckets.items():
+    for part, (bucket, rows) in buckets.items():
         start = np.cumsum(rows) - rows
         file, last = start // group_rows, (start + rows - 1) // group_rows
-        starting.append(_of_split(split, bucket, __file=file))
+        starting.append(_of_part(part, bucket, __file=file))
         more = last - file
         place = np.repeat(np.arange(len(bucket)), more)
         number = np.arange(len(place)) - np.repeat(np.cumsum(more) - more, more) + 1
         ends.append(
-            _of_split(split, bucket[place], __number=(file[place] + number) * group_rows - start[place] + 1)
+            _of_part(part, bucket[place], __number=(file[place] + number) * group_rows - start[place] + 1)
         )
     return pa.concat_tables(starting), pa.concat_tables(ends)
 
 
-def _of_split(split: str, bucket: Integers, **columns: Integers) -> pa.Table:
+def _of_part(part: str, bucket: Integers, **columns: Integers) -> pa.Table:
     return pa.table(
         {
-            "split": pa.array([split] * len(bucket), pa.string()),
+            "__part": pa.array([part] * len(bucket), pa.string()),
             "__bucket": bucket.astype(np.int32),
             **columns,
         }
@@ -196,14 +237,13 @@ def _of_split(split: str, bucket: Integers, **columns: Integers) -> pa.Table:
 def _first_of_files(ordered: DataFrame, ends: pa.Table) -> DataFrame:
     """For each bucket in which files begin, the order of the first row of each."""
     wanted = F.broadcast(ordered.sparkSession.createDataFrame(ends))
-    number = F.row_number().over(Window.partitionBy("split", "__bucket").orderBy("__order"))
+    bucket = ["__part", "__bucket"]
+    number = F.row_number().over(Window.partitionBy(*bucket).orderBy("__order"))
     return (
-        ordered.join(
-            F.broadcast(wanted.select("split", "__bucket").distinct()), ["split", "__bucket"], "left_semi"
-        )
+        ordered.join(F.broadcast(wanted.select(*bucket).distinct()), bucket, "left_semi")
         .withColumn("__number", number)
-        .join(wanted, ["split", "__bucket", "__number"])
-        .groupBy("split", "__bucket")
+        .join(wanted, [*bucket, "__number"])
+        .groupBy(*bucket)
         .agg(F.collect_list("__order").alias("__starts"))
     )
 
@@ -223,23 +263,22 @@ def _one_group_per_file(spark: SparkSession) -> Iterator[None]:
             spark.conf.set(name, before)
 
 
-def _check_layout(written: SnapshotRef, rows_of: Mapping[str, int], group_rows: int) -> None:
-    for split, rows in rows_of.items():
+def _check_rows(written: SnapshotRef, counted: Sequence[tuple[str, int]]) -> None:
+    """Stop where a version does not hold the rows that went in, or that the build counted among its examples."""
+    for split in dict.fromkeys(split for split, _ in counted):
+        rows = sum(rows for of, rows in counted if of == split)
         if written.rows(split) != rows:
             raise RuntimeError(
                 f"{written.table}: {rows} rows of {split} went in, "
                 f"{written.rows(split)} are in version {written.version}"
             )
-    sizes = group_sizes(written)["train"]
-    logger.info("train has %d row groups of %d to %d rows", len(sizes), sizes[-1], sizes[0])
-    if len(sizes) > 1 and sizes[-2] < group_rows:
-        logger.warning("row groups of train are uneven (%s): batches will be mixed less well", sizes)
 
 
-def _schema(state: EncoderState) -> T.StructType:
+def _schema(encoded: DataFrame, state: EncoderState) -> T.StructType:
     kinds = {"bigint": T.LongType(), "int": T.IntegerType(), "float": T.FloatType()}
-    fields = [T.StructField(name, kinds[kind], nullable=False) for name, kind in training_columns(state)]
-    return T.StructType([*fields, T.StructField("split", T.StringType(), nullable=False)])
+    columns = {name: kinds[kind] for name, kind in training_columns(state)}
+    columns |= {name: encoded.schema[name].dataType for name in _partition_columns(encoded)}
+    return T.StructType([T.StructField(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def _properties(state: EncoderState, encoder_path: stores.Place, retention: str) -> dict[str, str]:

@@ -16,16 +16,16 @@ from pyspark.sql import functions as F
 from feature_eng import by_date, drift, training_table
 from feature_eng.cells import blind_spots, cells_rows, check_splits, count_cells
 from feature_eng.contract import SPLITS, Contract, ContractError, load_contract, to_instant
-from feature_eng.dates import Dates
+from feature_eng.dates import Dates, is_one_of
 from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.agreement import check_agreement
-from feature_eng.encoder.fit import fit
-from feature_eng.encoder.growth import grown_from
+from feature_eng.encoder.growth import fit_or_grow
 from feature_eng.encoder.state import EncoderState
 from feature_eng.events.stored import stored_events
 from feature_eng.events.tables import write_events
 from feature_eng.examples_table import write_examples
 from feature_eng.later_rows import check_matches as check_label_matches
+from feature_eng.reencoding import days_to_encode
 from feature_eng.sampling import check_shift
 from feature_eng.snapshot import (
     AS_OF,
@@ -72,8 +72,9 @@ def arguments() -> argparse.ArgumentParser:
         help="where tables go, a path or a URI (%(default)s)",
     )
     parser.add_argument(
-        "--rows-per-group", type=int, default=training_table.ROWS_PER_GROUP, metavar="N",
-        help="most rows of a row group of the training table (%(default)s)",
+        "--rows-per-group", type=int, metavar="N",
+        help=f"most rows of a row group of the training table (default: {training_table.ROWS_PER_GROUP:,}, or "
+        f"{training_table.ROWS_PER_GROUP_OF_A_DAY:,} of a table by date)",
     )  # fmt: skip
     parser.add_argument(
         "--seed", type=int, default=0, help="of the training table's order of rows (%(default)s)"
@@ -133,7 +134,7 @@ def build(
     contract: Contract,
     source: str | None,
     warehouse: stores.Place,
-    rows_per_group: int = training_table.ROWS_PER_GROUP,
+    rows_per_group: int | None = None,
     seed: int = 0,
     as_of: int | None = None,
     accept_drift: bool = False,
@@ -154,18 +155,22 @@ def build(
         check_shift(examples, contract)
     examples = examples.where(F.col("split").isin(list(SPLITS)))
     with stage("encoder"):
-        state = grown_from(fit(examples, contract), stores.join(root, "training"))
+        state = fit_or_grow(examples, contract, stores.join(root, "training"))
         encoder_path = stores.join(root, "encoder", state.digest)
         state.save(encoder_path)
         logger.info("encoder fitted on train: %s", encoder_path)
-    # Read three times: compared, counted, written.
+        rows_per_group = rows_per_group or training_table.most_rows(examples)
+        layout = training_table.layout(rows_per_group, seed)
+        days = days_to_encode(examples, state, root, examples_version, layout)
+    with stage("drift"):
+        looks = drift.judged(examples, state, cells, root, examples_version, accept=accept_drift)
+    if days is not None:
+        examples = examples.where(is_one_of(days))
+    # Read four times: counted, compared, its order counted, written.
     encoded = encoder.encode(examples, state).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         with stage("encoding"):
-            num_rows = sum(cell.rows for cell in cells if cell.split in SPLITS)
-            compared = check_agreement(examples, encoded, state, SAMPLE_ROWS, num_rows)
-        with stage("drift"):
-            looks = drift.judged(examples, state, cells, root, examples_version, accept=accept_drift)
+            compared = check_agreement(examples, encoded, state, SAMPLE_ROWS)
         with stage("training table"):
             snapshot = training_table.write(
                 encoded,
@@ -186,6 +191,7 @@ def build(
                     CELLS: json.dumps([asdict(cell) for cell in cells]),
                     PROFILE: json.dumps(looks),
                 },
+                days=days,
             )
     finally:
         encoded.unpersist()

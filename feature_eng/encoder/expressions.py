@@ -30,6 +30,8 @@ from feature_eng.encoder.state import (
 )
 from feature_eng.events import column, scenario_index_column
 
+_ENTRIES = "array<struct<vocabulary: int, number: bigint, text: string>>"
+
 
 def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
     """Encode a sample of examples, whose keys are gathered on the driver.
@@ -83,6 +85,26 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
     return indexed.select(
         F.col("split"), *(rows[name].cast(dtype).alias(name) for name, dtype in dtypes.items())
     )
+
+
+def entries_of(operation: Lookup | Hash | Slots, vocabulary: int, kind: str) -> Column:
+    """A row's values of a vocabulary: an array of structs of ``vocabulary``, and the value as ``number`` or ``text``.
+
+    Args:
+        operation: What is done to the raw column.
+        vocabulary: Number that stands for the vocabulary.
+        kind: The raw column's, a key of ``ARROW_TYPES``.
+    """
+    is_number = kind.removeprefix("list<").removesuffix(">") == "int64"
+
+    def entry(value: Column) -> Column:
+        number = value.cast("bigint") if is_number else F.lit(None).cast("bigint")
+        text = F.lit(None).cast("string") if is_number else value.cast("string")
+        return F.struct(F.lit(vocabulary).alias("vocabulary"), number.alias("number"), text.alias("text"))
+
+    if isinstance(operation, Slots):
+        return F.coalesce(F.transform(_values(operation), entry), F.array().cast(_ENTRIES))
+    return F.array(entry(column(operation.column)))
 
 
 def parts_of(text: Column, separator: str) -> Column:

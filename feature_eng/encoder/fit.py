@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -19,9 +19,10 @@ from feature_eng.contract import (
     History,
     MultiValued,
     Numeric,
+    Rate,
     stored_name,
 )
-from feature_eng.encoder.expressions import parts_of, transformed
+from feature_eng.encoder.expressions import entries_of, transformed
 from feature_eng.encoder.state import (
     Bucket,
     EncoderError,
@@ -35,15 +36,14 @@ from feature_eng.encoder.state import (
 from feature_eng.events import column
 from feature_eng.quantiles import quantiles
 
-_ENTRIES = "array<struct<vocabulary: int, number: bigint, text: string>>"
 
-
-def fit(examples: DataFrame, contract: Contract) -> EncoderState:
+def fit(examples: DataFrame, contract: Contract, previous: EncoderState | None = None) -> EncoderState:
     """Learn vocabularies, boundaries, means and deviations from the rows of split ``train``.
 
     Args:
         examples: Raw feature columns, behaviour columns and ``split``. Read three times at most.
         contract: The data contract.
+        previous: An encoder whose boundaries, means and deviations stay, where they are of the same numbers.
 
     Raises:
         EncoderError: A column has a type that its feature cannot take, or there are no training rows.
@@ -51,22 +51,37 @@ def fit(examples: DataFrame, contract: Contract) -> EncoderState:
     raw_types = _raw_types(examples.schema, contract)
     train = examples.where(F.col("split") == "train")
     vocabularies = _vocabularies(train, contract, raw_types)
-    statistics = _statistics(train, contract)
+    kept = _kept(contract, previous) if previous is not None else {}
+    statistics = _statistics(train, contract, kept)
     operations: dict[str, Operation] = {
-        name: _operation(name, contract, statistics, raw_types) for name in contract.features
+        name: kept[name] if name in kept else _operation(name, contract, statistics, raw_types)
+        for name in contract.features
     }
     return EncoderState(contract, operations, vocabularies, raw_types)
+
+
+def _kept(contract: Contract, previous: EncoderState) -> dict[str, Operation]:
+    """What was learned of numbers, and is not learned anew."""
+    found: dict[str, Operation] = {}
+    for name, feature in contract.features.items():
+        operation = previous.operations.get(name)
+        if isinstance(operation, Bucket) and isinstance(feature, Bucketed):
+            is_same = operation.column == feature.column
+        elif isinstance(operation, Standardise) and _is_standardised(feature):
+            is_same = (operation.column, operation.transform) == (_source(name, feature), _transform(feature))
+        else:
+            continue
+        if is_same:
+            found[name] = operation
+    return found
 
 
 def _operation(
     name: str, contract: Contract, statistics: Mapping[str, Any], raw_types: Mapping[str, str]
 ) -> Operation:
     feature = contract.features[name]
-    if isinstance(feature, Categorical):
-        return _each(name, feature)
-    if isinstance(feature, MultiValued):
-        separator = feature.separator if raw_types[feature.column] == "string" else None
-        return Slots(feature.column, feature.slots, separator, _each(name, feature))
+    if isinstance(feature, Categorical | MultiValued):
+        return _looked_up(name, feature, raw_types)
     if isinstance(feature, History):
         shared = contract.shared_feature(feature)
         shared_feature = contract.features[shared]
@@ -76,14 +91,33 @@ def _operation(
         # Repeated quantiles, where many rows have one value, are one boundary.
         return Bucket(feature.column, tuple(sorted(set(statistics[f"quantiles__{name}"]))))
     mean, std = statistics[f"mean__{name}"], statistics[f"std__{name}"]
-    source = feature.column if isinstance(feature, Numeric) else name
-    return Standardise(source, _transform(feature), _rounded(mean or 0.0), _rounded(std or 0.0) or 1.0)
+    return Standardise(
+        _source(name, feature), _transform(feature), _rounded(mean or 0.0), _rounded(std or 0.0) or 1.0
+    )
+
+
+def _looked_up(
+    name: str, feature: Categorical | MultiValued, raw_types: Mapping[str, str]
+) -> Lookup | Hash | Slots:
+    if isinstance(feature, Categorical):
+        return _each(name, feature)
+    separator = feature.separator if raw_types[feature.column] == "string" else None
+    return Slots(feature.column, feature.slots, separator, _each(name, feature))
 
 
 def _each(name: str, feature: Categorical | MultiValued) -> Lookup | Hash:
     if feature.buckets is not None:
         return Hash(feature.column, feature.buckets)
     return Lookup(feature.column, name)
+
+
+def _is_standardised(feature: object) -> bool:
+    return isinstance(feature, Numeric | Count | Rate)
+
+
+def _source(name: str, feature: object) -> str:
+    """The column that a standardised feature is of."""
+    return feature.column if isinstance(feature, Numeric) else name
 
 
 def _transform(feature: object) -> Any:
@@ -108,7 +142,10 @@ def _vocabularies(train: DataFrame, contract: Contract, raw_types: Mapping[str, 
     if not fitted:
         return {}
     # All vocabularies in one pass: (vocabulary, integer key or text key) -> how often.
-    entries = [_entries(place, feature, raw_types) for place, feature in enumerate(fitted.values())]
+    entries = [
+        entries_of(_looked_up(name, feature, raw_types), place, raw_types[feature.column])
+        for place, (name, feature) in enumerate(fitted.items())
+    ]
     least = F.array(*[F.lit(feature.min_count) for feature in fitted.values()])
     counted = (
         train.select(F.explode(F.flatten(F.array(*entries))).alias("entry"))
@@ -133,40 +170,22 @@ def _whole(keys: pa.ChunkedArray) -> pa.Array:
     return keys.combine_chunks() if keys.num_chunks else pa.array([], keys.type)
 
 
-def _entries(place: int, feature: Categorical | MultiValued, raw_types: Mapping[str, str]) -> Column:
-    def entry(number: Column, text: Column) -> Column:
-        return F.struct(F.lit(place).alias("vocabulary"), number.alias("number"), text.alias("text"))
-
-    no_number, no_text = F.lit(None).cast("bigint"), F.lit(None).cast("string")
-    kind = raw_types[feature.column]
-
-    def entry_of(value: Column) -> Column:
-        if _element(kind) == "int64":
-            return entry(value.cast("bigint"), no_text)
-        return entry(no_number, value.cast("string"))
-
-    if isinstance(feature, MultiValued):
-        values = column(feature.column)
-        parts = parts_of(values, feature.separator) if kind == "string" else values
-        return F.coalesce(F.transform(parts, entry_of), F.array().cast(_ENTRIES))
-    return F.array(entry_of(column(feature.column)))
-
-
 def _element(kind: str) -> str:
     """Kind of a column's values: of a list's elements, or of what stands in the column itself."""
     return kind.removeprefix("list<").removesuffix(">")
 
 
-def _statistics(train: DataFrame, contract: Contract) -> Mapping[str, Any]:
+def _statistics(train: DataFrame, contract: Contract, kept: Collection[str]) -> Mapping[str, Any]:
     wanted = [F.count("*").alias("rows")]
     parted: dict[str, tuple[Column, list[float]]] = {}
     for name, feature in contract.features.items():
+        if name in kept:
+            continue
         if isinstance(feature, Bucketed):
             shares = [place / feature.num_buckets for place in range(1, feature.num_buckets)]
             parted[f"quantiles__{name}"] = (transformed(column(feature.column), "none"), shares)
-        elif not isinstance(feature, Categorical | MultiValued | History):
-            source = feature.column if isinstance(feature, Numeric) else name
-            number = transformed(column(source), _transform(feature))
+        elif _is_standardised(feature):
+            number = transformed(column(_source(name, feature)), _transform(feature))
             wanted += [F.avg(number).alias(f"mean__{name}"), F.stddev_pop(number).alias(f"std__{name}")]
     statistics: dict[str, Any] = train.agg(*wanted).collect()[0].asDict()
     if statistics["rows"] == 0:

@@ -7,25 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 
 from feature_eng import delta
-from feature_eng.encoder.state import Bucket, EncoderState, Lookup, Operation, Slots, Standardise
+from feature_eng.contract import Contract
+from feature_eng.encoder.fit import fit
+from feature_eng.encoder.state import EncoderState, Lookup, Slots
 from feature_eng.snapshot import ENCODER_PATH
 from foundation.job import say, say_table
 
 
-def grown_from(fresh: EncoderState, training: str) -> EncoderState:
-    """An encoder that was fitted anew, grown from that of the newest training table where its contract says so.
+def fit_or_grow(examples: DataFrame, contract: Contract, training: str) -> EncoderState:
+    """An encoder that is fitted anew, or grown from that of the newest training table where the contract says so.
 
     Args:
-        fresh: Fitted on this build's training rows alone.
+        examples: As `fit` reads them.
+        contract: The data contract.
         training: Place of the training table.
     """
-    encoding = fresh.contract.encoder
-    if encoding is None or encoding.begins != "previous" or not delta.exists(training):
-        return fresh
+    if contract.encoder is None or contract.encoder.begins != "previous" or not delta.exists(training):
+        return fit(examples, contract)
     previous = EncoderState.load(delta.properties(training)[ENCODER_PATH])
-    found = grown(fresh, previous)
+    found = grown(fit(examples, contract, previous), previous)
     sizes = [
         (name, len(previous.vocabularies.get(name, ())), len(keys))
         for name, keys in found.vocabularies.items()
@@ -39,11 +42,11 @@ def grown_from(fresh: EncoderState, training: str) -> EncoderState:
 def grown(fresh: EncoderState, previous: EncoderState) -> EncoderState:
     """The previous encoder, with the values that are new.
 
-    Every value keeps its index, every boundary, mean and deviation stays; what is new in the contract is as it was
-    fitted. A new value takes an index that was freed, or one behind all others.
+    Every value keeps its index; what is new in the contract is as it was fitted. A new value takes an index that was
+    freed, or one behind all others.
 
     Args:
-        fresh: Fitted on this build's training rows alone.
+        fresh: Fitted on this build's training rows alone, but for the numbers that `fit` keeps.
         previous: The encoder of the build before.
     """
     forget_after = fresh.contract.encoder.forget_after if fresh.contract.encoder else None
@@ -58,10 +61,7 @@ def grown(fresh: EncoderState, previous: EncoderState) -> EncoderState:
         if age is None or len(age) != len(before):
             age = pa.array(np.zeros(len(before), np.int32))
         vocabularies[name], ages[name] = _grown(keys, before, age, forget_after)
-    operations = {
-        name: _kept(operation, previous.operations.get(name)) for name, operation in fresh.operations.items()
-    }
-    return replace(fresh, operations=operations, vocabularies=vocabularies, ages=ages)
+    return replace(fresh, vocabularies=vocabularies, ages=ages)
 
 
 def _grown(
@@ -89,16 +89,3 @@ def _lookups(state: EncoderState) -> list[Lookup]:
     each = (one.each if isinstance(one, Slots) else one for one in state.operations.values())
     # Of a vocabulary that a history shares its owner comes first or last, with the same column.
     return [one for one in each if isinstance(one, Lookup)]
-
-
-def _kept(fresh: Operation, previous: Operation | None) -> Operation:
-    """The earlier boundaries, or mean and deviation, where they are of the same numbers."""
-    if isinstance(fresh, Bucket) and isinstance(previous, Bucket) and fresh.column == previous.column:
-        return previous
-    if (
-        isinstance(fresh, Standardise)
-        and isinstance(previous, Standardise)
-        and (fresh.column, fresh.transform) == (previous.column, previous.transform)
-    ):
-        return previous
-    return fresh

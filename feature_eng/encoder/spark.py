@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from feature_eng.contract import Contract
+from feature_eng.dates import ON_DATE
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from feature_eng.events import column
@@ -38,21 +39,23 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
         state: The fitted encoder.
 
     Returns:
-        ``split``, then `training_columns`: ``row_id``, ``scenario_index``, labels (-1 for a null),
-        ``row_weight``, and the fields' columns; one row per example.
+        ``split``, of examples by date ``on_date``, then `training_columns`: ``row_id``, ``scenario_index``, labels
+        (-1 for a null), ``row_weight``, and the fields' columns; one row per example.
     """
+    parts = [name for name in ("split", ON_DATE) if name in examples.columns]
     read = list(state.raw_types)
     read += [f"label__{task}" for task in state.task_names]
     read += ["row_weight"] if state.contract.has_row_weights else []
-    rows = examples.select("row_id", "split", *(column(name) for name in dict.fromkeys(read)))
+    rows = examples.select("row_id", *parts, *(column(name) for name in dict.fromkeys(read)))
     fields = [T.StructField(name, _TYPES[kind]) for name, kind in training_columns(state)]
-    schema = T.StructType([T.StructField("split", T.StringType()), *fields])
+    schema = T.StructType([*(examples.schema[name] for name in parts), *fields])
     shipped = examples.sparkSession.sparkContext.broadcast(state)
-    return rows.mapInArrow(_ArrowEncoder(shipped, tuple(field.name for field in fields)), schema)
+    names = tuple(field.name for field in fields)
+    return rows.mapInArrow(_ArrowEncoder(shipped, tuple(parts), names), schema)
 
 
 def training_columns(state: EncoderState) -> list[tuple[str, str]]:
-    """Name and Spark type of each column of the training table but ``split``, in order."""
+    """Name and Spark type of each column of the training table that is no partition, in order."""
     columns = [("row_id", "bigint"), ("scenario_index", "int")]
     columns += [(f"label__{task}", "float") for task in state.task_names]
     columns += [("row_weight", "float")] if state.contract.has_row_weights else []
@@ -67,15 +70,17 @@ class _ArrowEncoder:
 
     Args:
         state: The encoder.
-        columns: What it gives, after ``split``.
+        parts: Columns that go through as they are.
+        columns: What it gives after these.
     """
 
     state: Broadcast[EncoderState]
+    parts: tuple[str, ...]
     columns: tuple[str, ...]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             encoded = arrow.encode(batch, self.state.value, labels=True)
             columns = [pa.array(np.ascontiguousarray(encoded[name])) for name in self.columns]
-            split = batch.column(batch.schema.names.index("split"))
-            yield pa.RecordBatch.from_arrays([split, *columns], names=["split", *self.columns])
+            parts = [batch.column(batch.schema.names.index(name)) for name in self.parts]
+            yield pa.RecordBatch.from_arrays([*parts, *columns], names=[*self.parts, *self.columns])

@@ -11,6 +11,7 @@ from aged_tables import DAY, aged, vacuum
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from feature_eng import delta
 
@@ -72,18 +73,45 @@ def test_days_are_replaced_whole_and_the_other_days_keep_their_files(
 
     delta.write(days(1, 5).unionByName(days(2, 6)), table, partition_by=["day"], properties=delta.kept_for())
     before = delta.partitions(table, 0, "day")
-    version = delta.write_partitions(days(2, 9), table, "day = 2")
+    version = delta.write(days(2, 9), table, where="day = 2")
     now = delta.partitions(table, version, "day")
     assert (version, delta.num_rows(spark, table, version)) == (1, 14)
     assert now[1] == before[1]
     assert not now[2] & before[2]
     with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
-        delta.write_partitions(days(1, 9), table, "day = 2")
+        delta.write(days(1, 9), table, where="day = 2")
     assert delta.newest_version(table) == version
-    assert delta.write_partitions(days(2, 0), table, "day = 2") == 2
+    assert delta.write(days(2, 0), table, where="day = 2") == 2
     assert delta.num_rows(spark, table, 2) == 5
     for _ in range(5):
         another = delta.write(spark.range(1), tmp_path / "another", properties=delta.kept_for())
     # Nothing was there and nothing is to be: no commit of another table is taken for one.
-    assert delta.write_partitions(days(2, 0), table, "day = 2") == delta.newest_version(table) < another
+    assert delta.write(days(2, 0), table, where="day = 2") == delta.newest_version(table) < another
     assert delta.properties(table, 2)["delta.deletedFileRetentionDuration"] == delta.RETENTION
+
+
+def test_days_and_properties_are_replaced_in_one_commit(spark: SparkSession, tmp_path: Path) -> None:
+    table = str(tmp_path / "training")
+
+    def write(day: int, rows: int, build: str, where: str | None) -> int:
+        made = spark.range(day * 100, day * 100 + rows).select("id", F.lit(day).alias("day"))
+        properties = {**delta.kept_for(), "hinet.build": build}
+        schema = T.StructType(
+            [T.StructField("id", T.LongType(), False), T.StructField("day", T.IntegerType(), False)]
+        )
+        return delta.write(
+            made, table, partition_by=["day"], properties=properties, schema=schema, where=where
+        )
+
+    assert write(1, 5, "first", None) == 0
+    assert write(2, 6, "second", "day = 2") == 1
+    files = delta.partitions(table, 1, "day")
+    assert write(2, 0, "third", "day IN (2)") == 2
+    assert write(2, 0, "fourth", "false") == 3
+    assert [delta.properties(table, version)["hinet.build"] for version in range(4)] == [
+        "first", "second", "third", "fourth",
+    ]  # fmt: skip
+    assert [delta.num_rows(spark, table, version) for version in range(4)] == [5, 11, 5, 5]
+    assert delta.partitions(table, 3, "day") == {1: files[1]} == delta.partitions(table, 0, "day")
+    with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
+        write(1, 5, "fifth", "day = 2")

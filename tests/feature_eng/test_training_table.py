@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from feature_eng import training_table
+from feature_eng import delta, training_table
 from feature_eng.contract import to_contract
 from feature_eng.encoder.state import EncoderError, EncoderState, Lookup
 from feature_eng.snapshot import SnapshotRef
@@ -115,6 +117,43 @@ def test_each_file_holds_the_next_rows_of_the_order_wherever_buckets_end(
         ids = [row["row_id"] for row in rows.where(F.col("split") == split).orderBy(order).collect()]
         wanted = sorted(ids[first : first + 50] for first in range(0, len(ids), 50))
         assert sorted(group.tolist() for group in row_ids(snapshot, split)) == wanted
+
+
+def test_each_day_has_its_own_row_groups_and_is_replaced_by_itself(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    def of_days(train: int, least: int = 0) -> DataFrame:
+        day = F.date_add(F.lit(date(2024, 1, 1)), (F.col("row_id") % 3).cast("int"))
+        rows = encoded_rows(spark, train, 40).withColumn("on_date", day)
+        return rows.where(day >= F.date_add(F.lit(date(2024, 1, 1)), least))
+
+    def write(rows: DataFrame, days: Collection[date] | None) -> SnapshotRef:
+        return training_table.write(rows, tmp_path / "t", STATE, tmp_path / "e", rows_per_group=50, days=days)
+
+    def groups(snapshot: SnapshotRef) -> dict[tuple[str, int], list[int]]:
+        found: dict[tuple[str, int], list[int]] = {}
+        for split in ("train", "test"):
+            for ids in row_ids(snapshot, split):
+                (day,) = set((ids % 3).tolist())
+                found.setdefault((split, day), []).append(len(ids))
+        return {part: sorted(sizes, reverse=True) for part, sizes in found.items()}
+
+    first = write(of_days(303), None)
+    # 101 rows a day, at most 50 in a group and at least three groups a day.
+    assert groups(first) == {**{("train", day): [34, 34, 33] for day in range(3)},
+                             **{("test", day): [14 if day == 0 else 13] for day in range(3)}}  # fmt: skip
+    assert (first.rows("train"), first.rows("test")) == (303, 40)
+    second = write(of_days(240, least=2), [date(2024, 1, 3), date(2024, 1, 4)])
+    assert {part: sizes for part, sizes in groups(second).items() if part[1] == 2} == {
+        ("train", 2): [10] * 8, ("test", 2): [10, 3],
+    }  # fmt: skip
+    stays = {file for file in first.files if "2024-01-03" not in file.path}
+    assert {file for file in second.files if "2024-01-03" not in file.path} == stays
+    assert second.rows("train") == 202 + 80
+    assert second.scenario_rows == delta.snapshot(spark, tmp_path / "t").scenario_rows
+    # A day that has lost its rows; and none at all.
+    assert write(of_days(303).where("false"), [date(2024, 1, 3)]).rows("train") == 202
+    assert write(of_days(303).where("false"), []).version == 3
 
 
 def test_the_table_says_how_it_was_made_and_how_long_versions_stay(

@@ -13,12 +13,15 @@ import yaml
 from daily_log import DAY, START, contract_at, on, write_log
 from job_files import load_job
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from benchmarks.small_flow import LENIENT, write_settings
 from feature_eng import delta
+from feature_eng.contract import SPLITS
 from feature_eng.drift import DriftError
+from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.state import EncoderState
-from feature_eng.snapshot import ENCODER_PATH
+from feature_eng.snapshot import ENCODER_PATH, EXAMPLES_VERSION
 from hinet_model.lifecycle import registry
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -56,6 +59,21 @@ class Platform:
         assert found is not None
         return found
 
+    def check_table(self, spark: SparkSession) -> None:
+        """The training table holds what encoding all examples gives; days that nothing concerned have stayed."""
+        days = self.folder / "days"
+        record = delta.properties(days / "training")
+        examples = delta.read(spark, days / "examples", int(record[EXAMPLES_VERSION]))
+        whole = encoder.encode(examples.where(F.col("split").isin(list(SPLITS))), self.state())
+        columns = sorted(whole.columns)
+        made = delta.read(spark, days / "training").select(columns)
+        assert sorted(map(str, made.collect())) == sorted(map(str, whole.select(columns).collect()))
+        before, now = (
+            {file.path for file in delta.snapshot(spark, days / "training", one).files} for one in (0, 1)
+        )
+        kept = {day for day in range(8) if any(f"on_date={on(day)}" in file for file in before & now)}
+        assert kept == {0, 1}
+
     def state(self) -> EncoderState:
         return EncoderState.load(delta.properties(self.folder / "days" / "training")[ENCODER_PATH])
 
@@ -73,6 +91,7 @@ def test_a_week(
     platform.build(7, f"{on(5)}:{on(7)}")
     now = platform.state().vocabularies["what"].to_pylist()
     assert (before, now) == (["a", "b", "c"], ["a", "b", "c", "d"])
+    platform.check_table(spark)
     second = platform.train_to_champion("--set", "model.warm_start=models:/week@champion")
     assert second.tags["began_with"].startswith(f"models:/week/{first.version}")
     assert second.version != first.version
