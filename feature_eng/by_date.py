@@ -145,7 +145,7 @@ def concerned(
     - impressions, or later rows of their windows, that are not those of the last build that came to its end;
     - labels that had not been known to it;
     - another split, where the contract's dates have moved on;
-    - rows that may have seen such rows before them, by behaviour features;
+    - rows that may have seen such rows before them, or rows of another table that have changed, by behaviour features;
     - examples of a build that did not come to its end.
 
     Args:
@@ -187,8 +187,11 @@ def concerned(
     told = _labels_of(changed_in, contract)
     found |= told | _immature(spark, examples, newest) | (events - there)
     found |= moved(every, contract, record)
-    if told and contract.behaviour_features:
-        found |= {day for day in every if _may_see(day, told, contract)}
+    told_by = {contract.source.main_table: told}
+    told_by |= {table: changed_in[f"events_{table}"] for table in contract.related_times}
+    for table, days in told_by.items():
+        if days and contract.readers_of(table):
+            found |= {day for day in every if _may_see(day, days, contract, table)}
     return found & every
 
 
@@ -218,9 +221,15 @@ def read_for(days: Collection[date], contract: Contract) -> set[date]:
     return found
 
 
-def told_from(day: date, contract: Contract) -> date | None:
-    """The first day of rows that a day's behaviour features may know of; ``None`` for all before it."""
-    reach = _reach(contract)
+def told_from(day: date, contract: Contract, table: str | None = None) -> date | None:
+    """The first day of rows of a table that a day's behaviour features may know of; ``None`` for all before it.
+
+    Args:
+        day: Of rows that ask.
+        contract: What is built.
+        table: Where these rows are; the impressions when left out.
+    """
+    reach = _reach(contract, table or contract.source.main_table)
     return None if reach is None else min(around([day], reach, 0))
 
 
@@ -241,16 +250,17 @@ def moved(days: Collection[date], contract: Contract, record: Mapping[str, str])
     return {day for day in days if _pieces(day, contract.split, now) != _pieces(day, contract.split, before)}
 
 
-def _may_see(day: date, told: Collection[date], contract: Contract) -> bool:
-    first = told_from(day, contract)
+def _may_see(day: date, told: Collection[date], contract: Contract, table: str) -> bool:
+    first = told_from(day, contract, table)
     return any((first is None or first <= one) and one <= day for one in told)
 
 
-def _reach(contract: Contract) -> int | None:
-    """For how many seconds after its own time a row may be seen by others; ``None`` without end."""
-    windows = [feature.within for feature in contract.behaviour_features.values()]
+def _reach(contract: Contract, table: str) -> int | None:
+    """For how many seconds after its own time a row of a table may be seen by others; ``None`` without end."""
+    windows = [feature.within for feature in contract.readers_of(table).values()]
     delays: list[int | None] = [0]
-    for task in contract.tasks.values():
+    # What impressions tell may be known later than they are; a row of another table is known from its time on.
+    for task in contract.tasks.values() if table == contract.source.main_table else ():
         if task.within is not None:
             delays.append(task.within)
         elif task.known_after is not None:

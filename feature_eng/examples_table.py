@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import date
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import by_date, delta
@@ -54,7 +54,7 @@ def write_examples(
         times = (
             times_of(events.impressions, contract, as_of, end) if contract.split.method == "time" else None
         )
-        made = _made(to_examples(events, contract, as_of, end), contract, None, times)
+        made = _made(to_examples(events, contract, as_of, end), contract, None, events.related, times)
         rows = encoder.with_row_id(made, contract)
         if keeps_dates:
             version = by_date.write(_dated(rows, contract), table, contract, None)
@@ -86,23 +86,31 @@ def _of(
         rejects=events.rejects,
     )
     asked = _dated(to_examples(some, contract, as_of, end), contract).where(is_one_of(days)).drop(ON_DATE)
-    others = ~is_one_of(days) & (F.col(ON_DATE) <= F.lit(max(days)))
-    first = by_date.told_from(min(days), contract)
-    if first is not None:
-        others &= F.col(ON_DATE) >= F.lit(first)
-    return _made(asked, contract, stored.where(others))
+    related = {table: rows.where(_may_tell(days, contract, table)) for table, rows in events.related.items()}
+    return _made(asked, contract, stored.where(~is_one_of(days) & _may_tell(days, contract)), related)
+
+
+def _may_tell(days: Collection[date], contract: Contract, table: str | None = None) -> Column:
+    """Whether the day of a row of a table is one that behaviour features of some days may know of."""
+    found = F.col(ON_DATE) <= F.lit(max(days))
+    first = by_date.told_from(min(days), contract, table)
+    return found if first is None else found & (F.col(ON_DATE) >= F.lit(first))
 
 
 def _made(
-    examples: DataFrame, contract: Contract, others: DataFrame | None, times: DataFrame | None = None
+    examples: DataFrame,
+    contract: Contract,
+    others: DataFrame | None,
+    related: Mapping[str, DataFrame],
+    times: DataFrame | None = None,
 ) -> DataFrame:
-    """Examples with split, weight and behaviour, which ``others`` tell of beside themselves."""
+    """Examples with split, weight and behaviour, of which ``others`` and ``related`` tell beside themselves."""
     parted = with_sampling(with_split(examples, contract, times), contract)
     if others is None or not contract.behaviour_features:
-        return with_behaviour(parted, contract)
+        return with_behaviour(parted, contract, related=related)
     told = [name for name in examples.columns if name != "is_mature"]
     tellers = examples.select(*map(quoted, told)).unionByName(others.select(*map(quoted, told)))
-    return with_behaviour(parted, contract, told_by=tellers)
+    return with_behaviour(parted, contract, told_by=tellers, related=related)
 
 
 def _dated(rows: DataFrame, contract: Contract) -> DataFrame:

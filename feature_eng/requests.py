@@ -46,7 +46,8 @@ def with_features(
     others = [raw_column(name) for name in requests.columns if name not in read and name not in taken]
     typed = requests.select(*others, *(value.alias(stored_name(name)) for name, value in read.items()))
     _refuse_unreadable(requests, read, contract)
-    return with_behaviour(typed, contract, told_by=to_examples(events, contract, as_of))
+    told_by = to_examples(events, contract, as_of)
+    return with_behaviour(typed, contract, told_by=told_by, related=events.related)
 
 
 def _columns(requests: DataFrame, events: Events, contract: Contract) -> dict[str, Column]:

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import by_date, drift, training_table
+from feature_eng.behaviour import check_told
 from feature_eng.cells import blind_spots, cells_rows, check_splits, count_cells
 from feature_eng.contract import SPLITS, Contract, ContractError, load_contract, to_instant
 from feature_eng.dates import Dates, is_one_of
@@ -151,7 +152,9 @@ def build(
         cells, data_version = count_cells(examples, contract)
         describe(cells, contract)
         check_splits(cells, contract)
-        check_label_matches(stored_events(spark, contract, root, versions), cells, contract)
+        events = stored_events(spark, contract, root, versions)
+        check_label_matches(events, cells, contract)
+        check_told(examples, events, contract)
         check_shift(examples, contract)
     examples = examples.where(F.col("split").isin(list(SPLITS)))
     with stage("encoder"):

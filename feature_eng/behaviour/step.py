@@ -1,10 +1,10 @@
 """The as-of step: rows and facts in, what each row may know out.
 
 Each feature is a set of *facts*, each known from some second on: that an item was seen,
-that a label was 0 or 1. A row sees the facts known strictly before its own time; so rows
-of one user at the same second do not see each other, and a label that is known after its
-row (from a later table, or when a dwell has ended) is seen only once it could be known.
-A label that is not there is no fact.
+that a label was 0 or 1, that a row of another table (carts, searches) came. A row sees the
+facts known strictly before its own time; so rows of one user at the same second do not see
+each other, and a label that is known after its row (from a later table, or when a dwell has
+ended) is seen only once it could be known. A label that is not there is no fact.
 
 Rows and facts of one entity meet in one shuffle, in order of time, and are gone through once
 (`feature_eng.behaviour.running`).
@@ -13,25 +13,31 @@ Rows and facts of one entity meet in one shuffle, in order of time, and are gone
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from feature_eng.behaviour.facts import Entity, Facts, entity_names, entity_of, entity_values, facts_of
 from feature_eng.behaviour.running import AT, ROW, Running
-from feature_eng.contract import Behaviour, Contract, Count, History, Rate, quoted, stored_name
-from feature_eng.events import column, scenario_index_column
+from feature_eng.contract import Behaviour, Contract, Count, History, quoted
+from feature_eng.events import column
 
-Entity = tuple[str, ...]
-"""Raw columns whose values make what a feature goes by, and `_SCENARIO` where it goes by that too."""
-_SCENARIO = ""
+_TABLE = "table__"
+"""Column with the place of the table that a fact is of, by which facts of one second are ordered."""
 
 
-def with_behaviour(examples: DataFrame, contract: Contract, told_by: DataFrame | None = None) -> DataFrame:
+def with_behaviour(
+    examples: DataFrame,
+    contract: Contract,
+    told_by: DataFrame | None = None,
+    related: Mapping[str, DataFrame] | None = None,
+) -> DataFrame:
     """Add the contract's behaviour features under their names.
 
-    - history: array of the last items, newest first, of one time the greatest key first; empty when none
+    - history: array of the last items, newest first, empty when none. Of one second rows of a table that the contract
+      names later are the newer; of the impressions the greatest key, of another table the greatest item
     - count: bigint
     - rate: double, ``(positives + prior * prior_rows) / (labels + prior_rows)``
 
@@ -40,118 +46,97 @@ def with_behaviour(examples: DataFrame, contract: Contract, told_by: DataFrame |
         contract: The data contract.
         told_by: Rows whose labels and items are the facts; the rows themselves when left out. Then ``examples``
             need no labels, no more than their time and their entities, in the types of these.
+        related: Typed rows of the other tables that features read.
     """
     features = contract.behaviour_features
     frame = examples
     # Users come last: histories are wide, and so are shuffled by none but who writes them.
     for entity in sorted(
-        dict.fromkeys(_entity(contract, one) for one in features.values()), key=_users_last(contract)
+        dict.fromkeys(entity_of(contract, one) for one in features.values()), key=_users_last(contract)
     ):
-        own = {name: one for name, one in features.items() if _entity(contract, one) == entity}
-        frame = _with_features_of(frame, told_by, contract, entity, own)
+        own = {name: one for name, one in features.items() if entity_of(contract, one) == entity}
+        frame = _with_features_of(frame, told_by, related or {}, contract, entity, own)
     return frame.select(*map(quoted, examples.columns), *features) if features else examples
-
-
-def _entity(contract: Contract, feature: Behaviour) -> Entity:
-    own = contract.entity_column(feature)
-    return (own, _SCENARIO) if feature.per_scenario else (own,)
-
-
-def _names(entity: Entity) -> tuple[str, ...]:
-    return tuple(f"entity__{place}" for place in range(len(entity)))
-
-
-def _values(frame: DataFrame, contract: Contract, entity: Entity) -> list[Column]:
-    """What an entity is made of, under its `_names`."""
-    dtype = frame.schema[stored_name(contract.scenario.column)].dataType
-    return [
-        (scenario_index_column(contract, dtype) if part == _SCENARIO else column(part)).alias(name)
-        for part, name in zip(entity, _names(entity), strict=True)
-    ]
 
 
 def _users_last(contract: Contract) -> Callable[[Entity], bool]:
     return lambda entity: entity[0] == contract.columns.user
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What rows bring as facts.
-
-    Args:
-        moments: Column with the second from which they are known -> name and value of each fact; null is none.
-        read_by: Feature -> the name of its facts.
-    """
-
-    moments: dict[str, dict[str, Column]] = field(default_factory=dict)
-    read_by: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.read_by.values()))
-
-
 def _with_features_of(
     frame: DataFrame,
     told_by: DataFrame | None,
+    related: Mapping[str, DataFrame],
     contract: Contract,
     entity: Entity,
     features: Mapping[str, Behaviour],
 ) -> DataFrame:
-    facts = _facts(contract, features)
+    teller = frame if told_by is None else told_by
+    facts = facts_of(teller, related, contract, features)
     order = []
     if any(isinstance(feature, History) for feature in features.values()):
         # Of one second's facts the later impression is the newer, then the greater key.
         order = [name for name in (contract.columns.time, *contract.key) if name is not None]
-    teller = frame if told_by is None else told_by
-    timeline = (
-        _timeline(frame, contract, entity, order, facts)
-        if told_by is None
-        else _told(frame, told_by, contract, entity, order, facts)
-    )
-    names = _names(entity)
-    sorted_by = [AT, *(f"order__{place}" for place in range(len(order)))]
+    row = F.struct(*(F.col(quoted(name)) for name in frame.columns))
+    kind = T.StructType(frame.schema.fields)
+    names = entity_names(entity)
+    if told_by is None:
+        parts = [_facts_in_time(frame, contract, entity, order, facts, row, kind)]
+    else:
+        parts = [_asking(frame, contract, entity, row)]
+        if facts.moments:
+            no_row = F.lit(None).cast(kind)
+            parts.append(_facts_in_time(told_by, contract, entity, order, facts, no_row, kind))
+    parts += [
+        _other_facts(related[table], table, contract, entity, facts, teller.schema) for table in facts.tables
+    ]
+    if told_by is not None:
+        asked = parts[0].select(*names).distinct()
+        parts[1:] = [part.join(asked, on=list(names), how="left_semi") for part in parts[1:]]
+    timeline = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
+    sorted_by = [f"order__{place}" for place in range(len(order)) if facts.moments or told_by is None]
+    if order and facts.tables:
+        items = [facts.read_by[name] for name, one in features.items() if isinstance(one, History)]
+        sorted_by = [_TABLE, *sorted_by, *dict.fromkeys(items)]
     running = Running(names, facts.read_by, features)
-    item_types = {
-        name: T.ArrayType(teller.schema[stored_name(contract.history_column(feature))].dataType)
-        for name, feature in features.items()
-        if isinstance(feature, History)
-    }
     made = [
-        T.StructField(name, item_types.get(name, T.LongType() if isinstance(one, Count) else T.DoubleType()))
-        for name, one in features.items()
+        T.StructField(name, _type_of(one, facts.types[facts.read_by[name]])) for name, one in features.items()
     ]
     return (
         timeline.repartition(*names)
-        .sortWithinPartitions(*names, *sorted_by)
-        .drop(*sorted_by[1:])
+        .sortWithinPartitions(*names, AT, *sorted_by)
+        .drop(_TABLE, *(name for name in sorted_by if name not in facts.types))
         .mapInArrow(running, T.StructType([*frame.schema, *made]))
     )
 
 
-def _timeline(
-    frame: DataFrame, contract: Contract, entity: Entity, order: list[str], facts: _Facts
-) -> DataFrame:
-    """Rows of ``frame``, each with the facts known at its own time, and rows of facts that are known later."""
-    row = F.struct(*(F.col(quoted(name)) for name in frame.columns))
-    return _facts_in_time(frame, contract, entity, order, facts, row, T.StructType(frame.schema.fields))
+def _type_of(feature: Behaviour, fact: T.DataType) -> T.DataType:
+    if isinstance(feature, History):
+        return T.ArrayType(fact)
+    return T.LongType() if isinstance(feature, Count) else T.DoubleType()
 
 
-def _told(
-    frame: DataFrame, told_by: DataFrame, contract: Contract, entity: Entity, order: list[str], facts: _Facts
-) -> DataFrame:
-    """Rows of ``frame``, which bring no facts, and the facts of others, of the same entities."""
-    kind = T.StructType(frame.schema.fields)
-    of_others = _facts_in_time(told_by, contract, entity, order, facts, F.lit(None).cast(kind), kind)
-    asked = _values(frame, contract, entity)
-    of_others = of_others.join(frame.select(*asked).distinct(), on=list(_names(entity)), how="left_semi")
+def _asking(frame: DataFrame, contract: Contract, entity: Entity, row: Column) -> DataFrame:
+    """Rows that ask and bring no facts."""
     assert contract.columns.time is not None, "checked by the contract"
-    asking = frame.select(
-        *asked,
+    return frame.select(
+        *entity_values(frame, contract, entity),
         column(contract.columns.time).alias(AT),
-        F.struct(*(F.col(quoted(name)) for name in frame.columns)).alias(ROW),
+        row.alias(ROW),
     )
-    return of_others.unionByName(asking, allowMissingColumns=True)
+
+
+def _other_facts(
+    frame: DataFrame, table: str, contract: Contract, entity: Entity, facts: Facts, like: T.StructType
+) -> DataFrame:
+    """The facts that rows of another table bring, each known from its own second on."""
+    known = facts.tables[table]
+    return frame.select(
+        *entity_values(frame, contract, entity, like),
+        column(contract.related_times[table].column).alias(AT),
+        F.lit(1 + list(contract.related_times).index(table)).alias(_TABLE),
+        *(known.get(name, F.lit(None)).cast(dtype).alias(name) for name, dtype in facts.types.items()),
+    )
 
 
 def _facts_in_time(
@@ -159,26 +144,33 @@ def _facts_in_time(
     contract: Contract,
     entity: Entity,
     order: list[str],
-    facts: _Facts,
+    facts: Facts,
     row: Column,
     kind: T.StructType,
 ) -> DataFrame:
+    """Rows, each with the facts known at its own time, and rows of facts that are known later.
+
+    Args:
+        frame: The impressions.
+        contract: The data contract.
+        entity: What they go by.
+        order: Columns by which those of one second are ordered.
+        facts: What they bring.
+        row: The row that asks, at its own time.
+        kind: Its type.
+    """
     time = contract.columns.time
     assert time is not None, "checked by the contract"
     no_row = F.lit(None).cast(kind)
-    types = {
-        name: frame.select(value.alias("fact")).schema["fact"].dataType
-        for given in facts.moments.values()
-        for name, value in given.items()
-    }
 
     def at(moment: str, of: Column) -> Column:
         known = facts.moments.get(moment, {})
         return F.struct(
-            *_values(frame, contract, entity),
+            *entity_values(frame, contract, entity),
             column(moment).alias(AT),
+            *([F.lit(0).alias(_TABLE)] if facts.tables else []),
             *(column(name).alias(f"order__{place}") for place, name in enumerate(order)),
-            *(known.get(name, F.lit(None)).cast(types[name]).alias(name) for name in facts.names),
+            *(known.get(name, F.lit(None)).cast(dtype).alias(name) for name, dtype in facts.types.items()),
             of.alias(ROW),
         )
 
@@ -194,45 +186,8 @@ def _facts_in_time(
     )
 
 
-def _is_any(facts: _Facts, moment: str) -> Column:
+def _is_any(facts: Facts, moment: str) -> Column:
     some = F.coalesce(*(value.isNotNull() for value in facts.moments[moment].values()))
     for value in facts.moments[moment].values():
         some |= value.isNotNull()
     return column(moment).isNotNull() & some
-
-
-def _facts(contract: Contract, features: Mapping[str, Behaviour]) -> _Facts:
-    found = _Facts()
-    names: dict[tuple[str, ...], str] = {}
-    for feature_name, feature in features.items():
-        what = _what(contract, feature)
-        name = names.setdefault(what, f"fact__{len(names)}")
-        found.read_by[feature_name] = name
-        found.moments.setdefault(_known_at(contract, feature), {})[name] = _fact(contract, feature)
-    return found
-
-
-def _what(contract: Contract, feature: Behaviour) -> tuple[str, ...]:
-    """What tells a feature's facts from another's."""
-    if isinstance(feature, Count):
-        return ("row",)
-    if isinstance(feature, Rate):
-        return ("label", feature.task)
-    return ("item", contract.history_column(feature), feature.when or "")
-
-
-def _fact(contract: Contract, feature: Behaviour) -> Column:
-    if isinstance(feature, Count):
-        return F.lit(1).cast("tinyint")
-    if isinstance(feature, Rate):
-        return F.col(f"label__{feature.task}").cast("tinyint")
-    item = column(contract.history_column(feature))
-    return item if feature.when is None else F.when(F.col(f"label__{feature.when}") == 1, item)
-
-
-def _known_at(contract: Contract, feature: Behaviour) -> str:
-    """Column that says when a row's fact is known: its time, but for labels that are known after it."""
-    assert contract.columns.time is not None, "checked by the contract"
-    task = feature.task if isinstance(feature, Rate) else getattr(feature, "when", None)
-    is_delayed = task is not None and contract.tasks[task].is_delayed
-    return f"known_at__{task}" if is_delayed else contract.columns.time

@@ -11,6 +11,7 @@ from feature_eng.contract.columns import Columns, Scenario, ScenarioValues
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History, Rate
 from feature_eng.contract.label_faults import label_faults
 from feature_eng.contract.names import alike, stored_name
+from feature_eng.contract.related import related_faults
 from feature_eng.contract.six_scenarios import SixScenarios
 from feature_eng.contract.source import Source
 from feature_eng.contract.split import Split
@@ -65,6 +66,7 @@ def cross_faults(parts: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[s
     if columns and split and split.method == "user_disjoint" and columns.position is None:
         yield "columns.position: is missing; needed by split.method 'user_disjoint'"
     yield from label_faults(parts, task_names)
+    yield from related_faults(parts)
 
 
 def _role_faults(columns: Columns, parts: Mapping[str, Any]) -> Iterator[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from feature_eng.contract.section import Section
+from feature_eng.contract.columns import Time, Timed
+from feature_eng.contract.section import Names, Section
 from feature_eng.contract.values import Positive, Seconds
 
 
@@ -62,18 +63,24 @@ class Bucketed(_Feature):
     num_buckets: Annotated[int, Field(ge=2)]
 
 
-class _OfThePast(_Feature):
+class _OfThePast(Timed, _Feature):
     """What features of what came before a row have.
 
     Args:
         within: Only what was known at most so long before the row's time.
         per_scenario: Only what was seen in the row's own scenario.
+        table: Table whose rows came before, or several; the impressions when left out. It has the columns that the
+            feature goes by under the impressions' names.
+        time: That table's time column, or how to read it; where left out, as a label or another feature says, or
+            read as the impressions'.
     """
 
-    later: ClassVar[frozenset[str]] = _Feature.later | {"within", "per_scenario"}
+    later: ClassVar[frozenset[str]] = _Feature.later | {"within", "per_scenario", "table", "time_given"}
 
     within: Seconds | None = None
     per_scenario: bool = False
+    table: Names | None = None
+    time_given: str | Time | None = Field(default=None, alias="time")
 
 
 class History(_OfThePast):
@@ -82,7 +89,7 @@ class History(_OfThePast):
     Args:
         of: ``item``, or the categorical feature whose column and vocabulary it shares.
         last: How many are kept.
-        when: Only those whose label of this task was 1, and known before the row's time.
+        when: Of the impressions only those whose label of this task was 1, and known before the row's time.
         by: Of whom: the ``user``, the ``item``, or all rows of equal value in another column.
     """
 
@@ -96,7 +103,10 @@ class History(_OfThePast):
 
 
 class Count(_OfThePast):
-    """How many rows the user had strictly before the row's time; or the item, or rows of equal value in a column."""
+    """How many rows the user had strictly before the row's time; or the item, or rows of equal value in a column.
+
+    Rows of the impressions, or of other tables: carts, searches.
+    """
 
     kind: Literal["count"]
     by: str = "user"
@@ -114,6 +124,14 @@ class Rate(_OfThePast):
     by: str = "user"
     prior: Annotated[float, Field(ge=0, le=1)] = 0.5
     prior_rows: Annotated[float, Field(gt=0)] = 10.0
+
+    @model_validator(mode="after")
+    def _of_labels(self) -> Rate:
+        if self.table is not None or self.time_given is not None:
+            raise ValueError(
+                "a rate is of a task's labels, which impressions alone have; expected no 'table' and no 'time'"
+            )
+        return self
 
 
 Behaviour = History | Count | Rate

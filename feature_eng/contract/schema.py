@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from feature_eng.contract.columns import Columns, Scenario
+from feature_eng.contract.columns import Columns, Scenario, Time
 from feature_eng.contract.drift import Drift
 from feature_eng.contract.encoding import Encoding
 from feature_eng.contract.faults import (
@@ -22,6 +22,7 @@ from feature_eng.contract.faults import (
 )
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History
 from feature_eng.contract.names import stored_name
+from feature_eng.contract.related import tables_and_times
 from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.section import Section
 from feature_eng.contract.source import Source
@@ -107,6 +108,21 @@ class Contract(Section):
     def entity_columns(self) -> tuple[str, ...]:
         """Raw columns by whose values behaviour features go, each once."""
         return tuple(dict.fromkeys(self.entity_column(one) for one in self.behaviour_features.values()))
+
+    @cached_property
+    def related_times(self) -> Mapping[str, Time]:
+        """Tables of events beside the impressions, those of labels first, and how the times of each are read."""
+        found = tables_and_times({alias: getattr(self, name) for name, alias in _field_aliases()})
+        return {table: time for table, time in found.items() if time is not None}
+
+    def readers_of(self, table: str) -> Mapping[str, Behaviour]:
+        """The behaviour features that are told by rows of a table."""
+        main = self.source.main_table
+        return {
+            name: feature
+            for name, feature in self.behaviour_features.items()
+            if table in (feature.table or (main,))
+        }
 
     @property
     def key(self) -> tuple[str, ...]:

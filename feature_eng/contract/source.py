@@ -5,22 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from feature_eng.contract.columns import Time
-from feature_eng.contract.section import Section
+from feature_eng.contract.section import Names, Section
 from feature_eng.contract.six_scenarios import TABLES as MADE_TABLES
 from feature_eng.contract.six_scenarios import SixScenarios
 from foundation.redaction import redact
 
 ColumnType = Literal["integer", "number", "string"]
-
-
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 
 class Csv(Section):

@@ -12,9 +12,10 @@ from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructTy
 from feature_eng.contract import Contract, Time, quoted, stored_name
 from feature_eng.contract.faults import ROW_KEY
 from feature_eng.events.joining import SideRows
+from feature_eng.events.related import joined_columns, summed_columns, told_columns
 from feature_eng.events.times import LATEST_SECOND, time_hint, to_seconds
 from feature_eng.events.values import Wanted, is_blank, raw_column, scenario_index_column, to_typed
-from feature_eng.events.wanted import declared_type, summed_columns, wanted_type
+from feature_eng.events.wanted import declared_type, told_type, wanted_type
 from feature_eng.sources.tables import CORRUPT_COLUMN
 
 # Far from the largest float of 32 bits, also when a kept negative weighs many times as much.
@@ -104,18 +105,31 @@ def checked_impressions(
     return _with_row_key(checked, frame.columns)
 
 
-def checked_related(
-    frame: DataFrame, contract: Contract, table: str, join_on: tuple[str, ...], time: Time
-) -> DataFrame:
-    """The same of a table of later events."""
+def checked_related(frame: DataFrame, contract: Contract, table: str) -> DataFrame:
+    """The same of another table of events."""
+    time = contract.related_times[table]
     typed: dict[str, Column] = {}
     reasons: list[Column] = []
+    told = {name: where for where, name in told_columns(contract, table)}
+    for name in told:
+        dtype = frame.schema[name].dataType
+        wanted = told_type(name, dtype, table, contract)
+        typed[name] = to_typed(raw_column(name), dtype, wanted)
+        if name in (contract.columns.user, contract.columns.item):
+            reasons.append(F.when(is_blank(name, dtype), f"null {name}"))
+        if _may_fail(dtype, wanted):
+            reasons.append(F.when(_is_unreadable(name, dtype, wanted, typed[name]), f"unparsable {name}"))
+    if any(feature.per_scenario for feature in contract.readers_of(table).values()):
+        scenario = contract.scenario.column
+        typed_as = frame.select(typed[scenario].alias("scenario")).schema["scenario"].dataType
+        index = scenario_index_column(contract, typed_as, typed[scenario])
+        reasons.append(F.when(index.isNull(), f"unknown scenario in {scenario}"))
     for name in summed_columns(contract, table):
         dtype = frame.schema[name].dataType
         typed[name] = to_typed(raw_column(name), dtype, "number")
         reasons.append(F.when(is_blank(name, dtype), f"null {name}"))
         reasons.append(F.when(typed[name].isNull(), f"unparsable {name}"))
-    for name in join_on:
+    for name in joined_columns(contract, table):
         dtype = frame.schema[name].dataType
         typed[name] = to_typed(raw_column(name), dtype, declared_type(name, table, contract) or "id")
         reasons.append(F.when(is_blank(name, dtype), f"null {name}"))

@@ -13,9 +13,9 @@ from feature_eng.contract import Contract, Time, quoted, stored_name
 from feature_eng.dates import ON_DATE, Dates, date_of
 from feature_eng.events.checking import checked_impressions, checked_related
 from feature_eng.events.joining import with_side_tables
+from feature_eng.events.schemas import check_schemas
 from feature_eng.events.times import to_seconds
 from feature_eng.events.values import raw_column
-from feature_eng.events.wanted import check_schemas, related_columns
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Events:
     Attributes:
         impressions: The contract's raw columns and those the labels need; unique by key.
             Whole numbers are bigint, other numbers double, time is seconds since the epoch.
-        related: Later events by table name (orders, ...): the join columns and the time.
+        related: Other events by table name (orders, carts, ...): the columns that labels and behaviour features
+            read, and the time.
         rejects: ``table``, ``reason`` and ``row``, the raw row as JSON.
     """
 
@@ -62,8 +63,8 @@ def to_events(
     main = contract.source.main_table
     sides = with_side_tables(raw, contract)
     checked = {main: checked_impressions(raw[main], sides, contract, before, has_repeats=has_repeats)}
-    for table, (join_on, time) in related_columns(contract).items():
-        checked[table] = checked_related(raw[table], contract, table, join_on, time)
+    for table in contract.related_times:
+        checked[table] = checked_related(raw[table], contract, table)
     days = {table: [_day(table, contract)] if by_date else [] for table in checked}
     accepted = {
         table: frame.where(F.col("reason").isNull()).select("typed.*", *days[table])
@@ -108,8 +109,7 @@ def _second(raw: Mapping[str, DataFrame], table: str, contract: Contract) -> Col
 def _times(contract: Contract) -> dict[str, Time]:
     """How the times of each table of events are read."""
     assert contract.columns.time_reading is not None, "checked for builds by date"
-    later = {table: time for table, (_, time) in related_columns(contract).items()}
-    return {contract.source.main_table: contract.columns.time_reading, **later}
+    return {contract.source.main_table: contract.columns.time_reading, **contract.related_times}
 
 
 def _day(table: str, contract: Contract) -> Column:

@@ -25,9 +25,8 @@ def stored_events(spark: SparkSession, contract: Contract, root: str, versions: 
     def written(name: str) -> DataFrame:
         return delta.read(spark, stores.join(root, name), versions[name])
 
-    names = {task.table for task in contract.tasks.values() if task.table is not None}
     return Events(
         impressions=written("events"),
-        related={name: written(f"events_{name}") for name in sorted(names)},
+        related={name: written(f"events_{name}") for name in contract.related_times},
         rejects=written("rejects"),
     )

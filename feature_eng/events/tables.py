@@ -15,7 +15,7 @@ from feature_eng.events.advice import RowCount, check_rejects
 from feature_eng.events.checking import rows_and_repeats
 from feature_eng.events.joining import check_matches, match_counts
 from feature_eng.events.parting import Events, impressions_of, raw_of, to_events
-from feature_eng.events.wanted import check_schemas
+from feature_eng.events.schemas import check_schemas
 from feature_eng.sources.faults import as_user_errors
 from feature_eng.sources.lineage import described
 from feature_eng.sources.raw import read_raw
@@ -47,7 +47,7 @@ def write_events(
         raw = read_raw(spark, contract, source, pins)
         some = None if dates is None or dates.is_all else dates
         read = raw if some is None else raw_of(raw, contract, some)
-        names = {main_table: "events", **{name: f"events_{name}" for name in _later_tables(contract)}}
+        names = {main_table: "events", **{name: f"events_{name}" for name in contract.related_times}}
         goes_on = some is not None and by_date.goes_on(root, [*names.values(), "rejects"], contract)
         replaced = some if goes_on else None
         check_schemas(read, contract)
@@ -92,11 +92,6 @@ def write_events(
         )
         check_matches(matched, raw, contract)
     return described(raw, contract.source, pins), tables.versions, replaced
-
-
-def _later_tables(contract: Contract) -> list[str]:
-    tables = (task.table for task in contract.tasks.values())
-    return list(dict.fromkeys(table for table in tables if table is not None))
 
 
 def _typed(

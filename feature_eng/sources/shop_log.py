@@ -14,7 +14,7 @@ ROWS, DAYS, USERS, ITEMS = 4_000, 20, 150, 80
 
 
 def write_shop_log(folder: Path, rows: int = ROWS, seed: int = 0) -> None:
-    """Write ``shown.csv``, a row for each item shown, and ``orders.json``, a row for each order.
+    """Write ``shown.csv``, a row for each item shown, ``orders.json``, one for each order, and ``searches.csv``.
 
     Users like items of their own taste, which shows in clicks, dwell times and orders. As in logs of people, some
     rows are of a page that no scenario knows, some were logged twice, and some have no price.
@@ -38,7 +38,9 @@ def write_shop_log(folder: Path, rows: int = ROWS, seed: int = 0) -> None:
         "price",
         "hour",
     ]
-    shown, orders = [], []
+    shown: list[list[object]] = []
+    searches: list[list[object]] = []
+    orders = []
     for row in range(rows):
         at = START + row * DAYS * 86_400 // rows
         user, item = draw.randrange(USERS), draw.randrange(ITEMS)
@@ -46,6 +48,8 @@ def write_shop_log(folder: Path, rows: int = ROWS, seed: int = 0) -> None:
         clicked = draw.random() < (0.4 if user % 4 == item % 4 else 0.1)
         dwell = draw.randrange(5, 120) if clicked else 0
         query = draw.choice(["shoes", "coat", "hat"]) if page.startswith("search") else ""
+        if query:
+            searches.append([user, query, at - 5 - row % 20])
         price = "" if draw.random() < 0.02 else f"{10 + item / 4:.2f}"
         tags = ";".join(draw.sample(["new", "sale", "green", "kids"], item % 3))
         shown.append([user, item, at, page, int(clicked), dwell, query, tags, price, at // 3600 % 24])
@@ -53,8 +57,13 @@ def write_shop_log(folder: Path, rows: int = ROWS, seed: int = 0) -> None:
             orders.append({"buyer": user, "product": item, "ordered_at": at + 60 * draw.randrange(2, 600)})
         if draw.random() < 0.005:
             shown.append(shown[-1])
-    with (folder / "shown.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *shown])
+    files: dict[str, list[list[object]]] = {
+        "shown": [[*header], *shown],
+        "searches": [["user_id", "query", "searched_at"], *searches],
+    }
+    for name, lines in files.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(lines)
     (folder / "orders.json").write_text(
         "".join(json.dumps(order) + "\n" for order in orders), encoding="utf-8"
     )

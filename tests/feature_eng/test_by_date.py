@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from small_logs import FEATURES, small_contract
 
-from feature_eng import by_date
-from feature_eng.contract import ContractError
-from feature_eng.dates import Dates, date_of
+from feature_eng import by_date, delta
+from feature_eng.contract import Contract, ContractError
+from feature_eng.dates import Dates, condition_of, date_of
+from feature_eng.snapshot import EXAMPLES_VERSION, TABLES
 
 DAY = date(2024, 3, 10)
 
@@ -79,6 +82,38 @@ def test_what_a_row_may_know_of_reaches_back_as_far_as_windows_and_labels_say() 
     assert first() is None
     assert first(within="24h") == date(2024, 3, 8)
     assert first(within="3d") == date(2024, 3, 6)
+
+
+@pytest.mark.spark
+def test_a_row_of_another_table_concerns_the_days_that_may_see_it(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    carts = {"kind": "count", "table": "carts"}
+    tables = {name: {"path": "x", "format": "csv"} for name in ("shown", "carts")}
+
+    def contract(**feature: Any) -> Contract:
+        source = {"tables": tables, "main": "shown"}
+        return small_contract(source=source, features={**FEATURES, "carts": {**carts, **feature}})
+
+    days = [date(2024, 3, day) for day in range(1, 9)]
+    rows = spark.createDataFrame(
+        [(day.day, "train", day) for day in days], "at long, split string, on_date date"
+    )
+    for lately in (contract(within="2d"), contract()):
+        root = tmp_path / str(lately.fingerprint)
+        for name in ("events", "examples", "events_carts"):
+            by_date.write(rows, root / name, lately, None)
+        properties = {TABLES: json.dumps({"events": 0, "events_carts": 0}), EXAMPLES_VERSION: "0"}
+        delta.write(rows, root / "training", properties=properties)
+        late = rows.where(F.col("at") == 3).withColumn("at", F.lit(33).cast("long"))
+        by_date.write(late, root / "events_carts", lately, condition_of([days[2]]))
+
+        def concerned(version: int, made: Contract = lately, root: Path = root) -> set[date] | None:
+            return by_date.concerned(spark, made, str(root), {"events": 0, "events_carts": version}, None)
+
+        assert concerned(0) == set()
+        # A day may have 23 hours, so that two days reach over three midnights.
+        assert concerned(1) == set(days[2:] if lately == contract() else days[2:6])
 
 
 def test_days_that_go_over_to_another_split_are_found_by_their_seconds() -> None:

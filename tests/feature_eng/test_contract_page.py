@@ -68,3 +68,7 @@ def test_the_examples_log_holds_what_the_page_says_of_it(tmp_path: Path) -> None
     orders = [json.loads(line) for line in (tmp_path / "orders.json").read_text().splitlines()]
     assert {row["user_id"] for row in shown} >= {str(order["buyer"]) for order in orders}
     assert len(orders) > 100
+    with (tmp_path / "searches.csv").open(newline="") as file:
+        searches = list(csv.DictReader(file))
+    assert len(searches) == len({(row["user_id"], row["shown_at"]) for row in shown if row["query"]})
+    assert {row["query"] for row in searches} == {row["query"] for row in shown if row["query"]}

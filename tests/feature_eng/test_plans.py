@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.features_log import DAY, DAYS, START, contract_of, write_log
 from feature_eng import training_table
 from feature_eng.behaviour import with_behaviour
-from feature_eng.contract import Contract
+from feature_eng.contract import Contract, to_contract
 from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.fit import fit
 from feature_eng.events import Events, to_events
@@ -80,6 +80,12 @@ def test_each_stage_scans_and_shuffles_as_often_as_is_written_down(
     assert scans_and_shuffles(times) == (1, 0)
     examples = encoder.with_row_id(with_behaviour(with_split(labelled, contract, times), contract), contract)
     assert scans_and_shuffles(examples) == (3, 6)  # by item and by user
+    orders = {"kind": "count", "table": "orders", "within": "7d"}
+    sections = contract.model_dump(mode="json", by_alias=True)
+    told = to_contract({**sections, "features": {**sections["features"], "orders": orders}})
+    # Rows of another table are read once more, and go through the very shuffle of the rows that they tell.
+    ordered = with_behaviour(with_split(labelled, contract, times), told, related=events.related)
+    assert scans_and_shuffles(ordered) == (4, 6)
 
     examples = stored(examples, tmp_path / "examples")
     encoded = encoder.encode(examples, fit(examples, contract))

@@ -29,10 +29,13 @@ def contract() -> Contract:
         "seen": {"kind": "count", "by": "item"},
         "click_rate": {"kind": "rate", "task": "click", "prior": 0.5, "prior_rows": 2},
         "order_rate": {"kind": "rate", "task": "order", "by": "item"},
+        "orders": {"kind": "count", "table": "orders"},
+        "carted": {"kind": "history", "table": ["carts", "shown"], "last": 3, "within": "20s"},
     }
     tables = {
         "shown": {"path": "x", "format": "csv", "types": {"who": "integer"}},
         "orders": {"path": "y", "format": "csv"},
+        "carts": {"path": "z", "format": "csv"},
     }
     return small_contract(
         source={"reader": "tables", "tables": tables},
@@ -57,7 +60,9 @@ def raw(spark: SparkSession) -> dict[str, DataFrame]:
         for n in range(70)
     ]  # fmt: skip
     orders = [(draw.randrange(4), (start + draw.randrange(110)) * 1000) for _ in range(9)]
+    carts = [(draw.randrange(5), draw.choice("abd"), (start + draw.randrange(60)) * 1000) for _ in range(30)]
     return {
+        "carts": spark.createDataFrame(carts, "who long, what string, at long"),
         "shown": spark.createDataFrame(rows, SHOWN),
         "orders": spark.createDataFrame(orders, "who long, at long"),
     }
@@ -71,7 +76,8 @@ def events(raw: dict[str, DataFrame]) -> Events:
 def test_requests_get_what_the_build_gave_the_same_rows(raw: dict[str, DataFrame], events: Events) -> None:
     names = list(contract().behaviour_features)
     as_of = 1_000_000_070
-    built = with_behaviour(to_examples(events, contract(), as_of), contract())
+    examples = to_examples(events, contract(), as_of)
+    built = with_behaviour(examples, contract(), related=events.related)
     expected = {row["row"]: [row[name] for name in names] for row in built.collect()}
     asked = raw["shown"].drop("clicked", "dwell").withColumn("from_where", F.lit("rest"))
     found = with_features(asked, events, contract(), as_of).collect()

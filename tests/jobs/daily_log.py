@@ -30,7 +30,8 @@ def contract_at(day: int, folder: Path, **sections: Any) -> Contract:
                 "reader": "tables",
                 "main": "shown",
                 "tables": {
-                    name: {"path": str(folder / f"{name}.parquet"), "format": "parquet"} for name in ("shown", "orders")
+                    name: {"path": str(folder / f"{name}.parquet"), "format": "parquet"}
+                    for name in ("shown", "orders", "carts")
                 },
             },
             "columns": {"key": ["row"], "user": "who", "item": "what", "time": "at"},
@@ -45,6 +46,8 @@ def contract_at(day: int, folder: Path, **sections: Any) -> Contract:
                 "ordered": {"kind": "history", "of": "what", "last": 2, "when": "order"},
                 "seen": {"kind": "count", "by": "item"},
                 "order_rate": {"kind": "rate", "task": "order"},
+                "ordered_lately": {"kind": "count", "table": "orders", "by": "item", "within": "2d"},
+                "carted": {"kind": "history", "of": "what", "table": ["shown", "carts"], "last": 3},
                 "click_rate": {"kind": "rate", "task": "click", "by": "item", "within": "3d"},
             },
             "sampling": {"keep_negatives": 0.5},
@@ -58,7 +61,7 @@ def contract_at(day: int, folder: Path, **sections: Any) -> Contract:
 
 
 def write_log(folder: Path, until: int, rows_a_day: int = 12) -> None:
-    """What has arrived by the end of a day: orders come up to two days late, one impression of day 4 on day 6.
+    """What has arrived by the end of a day: orders and carts come up to two days late, an impression of day 4 on day 6.
 
     Item d is new on day 3.
     """
@@ -77,9 +80,15 @@ def write_log(folder: Path, until: int, rows_a_day: int = 12) -> None:
             ordered = at + draw.randrange(40 * HOUR)
             if (ordered - START) // DAY + draw.randrange(3) <= until:
                 orders.append({"who": one["who"], "what": one["what"], "at": ordered})
+    carts = [
+        {"who": row % 5, "what": "abe"[row % 3], "at": START + row * 3 * HOUR}
+        for row in range(8 * DAYS)
+        if row // 8 + row % 3 <= until
+    ]
     # The key of an earlier day once more, a row of no page, and one of no time.
     shown += [{**shown[5], "at": START + 8 * DAY}] if until >= 8 else []
     shown += [{**shown[6], "row": 1000, "page": 7}, {**shown[7], "row": 1001, "at": None}]
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(shown), folder / "shown.parquet")
     pq.write_table(pa.Table.from_pylist(orders), folder / "orders.parquet")
+    pq.write_table(pa.Table.from_pylist(carts), folder / "carts.parquet")

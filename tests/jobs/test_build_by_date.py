@@ -26,7 +26,7 @@ from foundation.turns import TurnError
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
-TABLES = ("events", "events_orders", "rejects", "examples", "training")
+TABLES = ("events", "events_orders", "events_carts", "rejects", "examples", "training")
 
 
 class KilledError(Exception):
@@ -168,7 +168,7 @@ def test_days_one_by_one_give_the_tables_of_one_build(
     other = contract_at(9, tmp_path).model_dump(mode="json", by_alias=True) | {
         "sampling": {"keep_negatives": 0.5, "seed": 1}
     }
-    names = ["events", "events_orders", "rejects"]
+    names = ["events", "events_orders", "events_carts", "rejects"]
     with pytest.raises(
         ContractError, match=r"^--dates: .*events was built by another contract or other seeds"
     ):

@@ -1,0 +1,132 @@
+"""Facts: what rows of the impressions and of other tables tell of an entity, and from which second on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from feature_eng.contract import Behaviour, Contract, Count, History, Rate, stored_name
+from feature_eng.events import column, scenario_index_column
+
+Entity = tuple[str, ...]
+"""Raw columns whose values make what a feature goes by, and `SCENARIO` where it goes by that too."""
+SCENARIO = ""
+
+
+def entity_of(contract: Contract, feature: Behaviour) -> Entity:
+    """What a feature goes by."""
+    own = contract.entity_column(feature)
+    return (own, SCENARIO) if feature.per_scenario else (own,)
+
+
+def entity_names(entity: Entity) -> tuple[str, ...]:
+    """Columns that `entity_values` makes."""
+    return tuple(f"entity__{place}" for place in range(len(entity)))
+
+
+def entity_values(
+    frame: DataFrame, contract: Contract, entity: Entity, like: T.StructType | None = None
+) -> list[Column]:
+    """What an entity is made of, under its `entity_names`, in the types of other rows where these are given."""
+    return [
+        _scenario_index(frame, contract).alias(name)
+        if part == SCENARIO
+        else _aligned(frame, part, like).alias(name)
+        for part, name in zip(entity, entity_names(entity), strict=True)
+    ]
+
+
+def _scenario_index(frame: DataFrame, contract: Contract) -> Column:
+    return scenario_index_column(contract, frame.schema[stored_name(contract.scenario.column)].dataType)
+
+
+def _aligned(frame: DataFrame, name: str, like: T.StructType | None) -> Column:
+    """A column in the type that it has in other rows; what that type cannot hold is null, as none of them has it."""
+    own = frame.schema[stored_name(name)].dataType
+    wanted = own if like is None else like[stored_name(name)].dataType
+    return column(name) if own == wanted else column(name).try_cast(wanted)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What rows bring as facts.
+
+    Args:
+        moments: Of the impressions: column with the second from which they are known -> name and value of each fact;
+            null is none.
+        tables: Other table -> name of each fact that its rows bring -> its value in the types of the impressions.
+        types: Name -> type of the fact.
+        read_by: Feature -> the name of its facts.
+    """
+
+    moments: dict[str, dict[str, Column]] = field(default_factory=dict)
+    tables: dict[str, dict[str, Column]] = field(default_factory=dict)
+    types: dict[str, T.DataType] = field(default_factory=dict)
+    read_by: dict[str, str] = field(default_factory=dict)
+
+
+def facts_of(
+    teller: DataFrame,
+    related: Mapping[str, DataFrame],
+    contract: Contract,
+    features: Mapping[str, Behaviour],
+) -> Facts:
+    """What rows bring that features of one entity read.
+
+    Args:
+        teller: The impressions that tell of the past.
+        related: Rows of the other tables.
+        contract: The data contract.
+        features: Those of the entity.
+    """
+    found = Facts()
+    names: dict[tuple[object, ...], str] = {}
+    main = contract.source.main_table
+    for feature_name, feature in features.items():
+        what = _what(contract, feature)
+        name = names.setdefault(what, f"fact__{len(names)}")
+        found.read_by[feature_name] = name
+        found.types[name] = (
+            teller.schema[stored_name(contract.history_column(feature))].dataType
+            if isinstance(feature, History)
+            else T.ByteType()
+        )
+        for table in feature.table or (main,):
+            if table == main:
+                found.moments.setdefault(_known_at(contract, feature), {})[name] = _fact(contract, feature)
+            elif isinstance(feature, History):
+                item = _aligned(related[table], contract.history_column(feature), teller.schema)
+                found.tables.setdefault(table, {})[name] = item
+            else:
+                found.tables.setdefault(table, {})[name] = F.lit(1)
+    return found
+
+
+def _what(contract: Contract, feature: Behaviour) -> tuple[object, ...]:
+    """What tells a feature's facts from another's."""
+    if isinstance(feature, Count):
+        return ("row", feature.table)
+    if isinstance(feature, Rate):
+        return ("label", feature.task)
+    return ("item", contract.history_column(feature), feature.when, feature.table)
+
+
+def _fact(contract: Contract, feature: Behaviour) -> Column:
+    if isinstance(feature, Count):
+        return F.lit(1).cast("tinyint")
+    if isinstance(feature, Rate):
+        return F.col(f"label__{feature.task}").cast("tinyint")
+    item = column(contract.history_column(feature))
+    return item if feature.when is None else F.when(F.col(f"label__{feature.when}") == 1, item)
+
+
+def _known_at(contract: Contract, feature: Behaviour) -> str:
+    """Column that says when a row's fact is known: its time, but for labels that are known after it."""
+    assert contract.columns.time is not None, "checked by the contract"
+    task = feature.task if isinstance(feature, Rate) else getattr(feature, "when", None)
+    is_delayed = task is not None and contract.tasks[task].is_delayed
+    return f"known_at__{task}" if is_delayed else contract.columns.time

@@ -1,0 +1,225 @@
+"""Behaviour told by other tables than the impressions: equal to a slow loop, refused by name where it cannot be."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from row_counts import row_counts
+from small_logs import FEATURES, small_contract
+
+from feature_eng.behaviour import check_told, with_behaviour
+from feature_eng.contract import Contract, ContractError
+from feature_eng.events import Events, to_events
+from feature_eng.examples import to_examples
+
+SHOWN = "row string, who long, what string, at long, page int, price double, clicked int"
+CARTS = "who string, what string, at long, page int"
+SEARCHES = "who long, searched_at long"
+TABLES = {name: {"path": name, "format": "parquet"} for name in ("shown", "carts", "searches")}
+TOLD: dict[str, Any] = {
+    "carted": {"kind": "history", "of": "item", "table": "carts", "last": 2, "within": "8s"},
+    "searched": {"kind": "count", "table": "searches", "time": "searched_at"},
+    "item_carts": {"kind": "count", "table": "carts", "by": "item", "within": 5},
+    "carts_here": {"kind": "count", "table": "carts", "per_scenario": True},
+    "touched": {"kind": "history", "table": ["shown", "carts"], "last": 4},
+    "liked_or_carted": {"kind": "history", "table": ["carts", "shown"], "last": 3, "when": "click"},
+    "seen": {"kind": "count"},
+}
+
+
+def contract_of(**features: Any) -> Contract:
+    source = {
+        "tables": {**TABLES, "carts": {**TABLES["carts"], "types": {"who": "integer"}}},
+        "main": "shown",
+    }
+    return small_contract(source=source, features={**FEATURES, **(features or TOLD)})
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, list[tuple[Any, ...]]]:
+    draw = random.Random(11)
+    shown = [
+        (f"r{n:02}", draw.randrange(4), draw.choice("abc"), 100 + draw.randrange(25), draw.randrange(1, 4), 1.0,
+         draw.randrange(2))
+        for n in range(60)
+    ]  # fmt: skip
+    carts = [
+        (f" {draw.randrange(4)}", draw.choice("abd"), 95 + draw.randrange(30), draw.randrange(1, 4))
+        for _ in range(40)
+    ]
+    searches = [(draw.randrange(5), 95 + draw.randrange(30)) for _ in range(30)]
+    return {"shown": shown, "carts": carts, "searches": searches}
+
+
+@pytest.fixture(scope="module")
+def raw(spark: SparkSession, drawn: dict[str, list[tuple[Any, ...]]]) -> dict[str, DataFrame]:
+    schemas = {"shown": SHOWN, "carts": CARTS, "searches": SEARCHES}
+    return {name: spark.createDataFrame(rows, schemas[name]) for name, rows in drawn.items()}
+
+
+def slow(row: tuple[Any, ...], drawn: dict[str, list[tuple[Any, ...]]]) -> dict[str, Any]:
+    """What a row may know, by looking at all rows of all tables."""
+    _, who, what, at, page, *_ = row
+    # Of one second rows of the other table are the newer, then the greater key or item.
+    shown = [
+        (other[3], 0, other[0], other[2], other[6]) for other in drawn["shown"] if other[1] == who and other[3] < at
+    ]  # fmt: skip
+    carts = [
+        (other[2], 1, other[1], other[1], 1)
+        for other in drawn["carts"]
+        if int(other[0]) == who and other[2] < at
+    ]
+    both = sorted(shown + carts, reverse=True)
+    recent = [cart for cart in sorted(carts, reverse=True) if cart[0] >= at - 8]
+    return {
+        "carted": [item for *_, item, _ in recent[:2]],
+        "searched": sum(other[0] == who and other[1] < at for other in drawn["searches"]),
+        "item_carts": sum(other[1] == what and at - 5 <= other[2] < at for other in drawn["carts"]),
+        "carts_here": sum(
+            int(other[0]) == who and other[2] < at and (other[3] == 1) == (page == 1)
+            for other in drawn["carts"]
+        ),
+        "touched": [item for *_, item, _ in both[:4]],
+        "liked_or_carted": [item for *_, item, counts in both if counts][:3],
+        "seen": len(shown),
+    }
+
+
+def computed(rows: DataFrame) -> DataFrame:
+    return rows.sparkSession.createDataFrame(rows.toArrow())
+
+
+@pytest.mark.spark
+def test_what_other_tables_tell_equals_a_slow_loop_over_all_rows(
+    raw: dict[str, DataFrame], drawn: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    contract = contract_of()
+    events = to_events(raw, contract)
+    assert row_counts(raw, events, contract) == {
+        "shown": (60, 60, 0),
+        "carts": (40, 40, 0),
+        "searches": (30, 30, 0),
+    }
+    examples = computed(to_examples(events, contract))
+    related = {name: computed(rows) for name, rows in events.related.items()}
+    expected = {row[0]: slow(row, drawn) for row in drawn["shown"]}
+    built = computed(with_behaviour(examples, contract, related=related))
+    assert {row["row"]: {name: row[name] for name in TOLD} for row in built.collect()} == expected
+    for name in TOLD:
+        assert len({str(row[name]) for row in expected.values()}) > 2, name
+    check_told(built, events, contract)
+
+
+@pytest.mark.spark
+def test_a_table_that_tells_nothing_stops_the_build_by_name(raw: dict[str, DataFrame]) -> None:
+    contract = contract_of(
+        carted={"kind": "count", "table": "carts"},
+        searched={"kind": "count", "table": "searches", "time": "searched_at", "within": 1},
+        touched={"kind": "history", "table": ["shown", "carts"], "last": 4},
+    )
+
+    empty = "carted long, searched long, touched array<string>"
+    told_nothing = raw["shown"].sparkSession.createDataFrame([(0, 0, ["a"])], empty)
+
+    def faults(carts: DataFrame, searches: DataFrame) -> list[str]:
+        events = to_events({**raw, "carts": carts, "searches": searches}, contract)
+        with pytest.raises(ContractError) as caught:
+            check_told(told_nothing, events, contract)
+        return caught.value.faults
+
+    strangers = raw["carts"].limit(1).withColumn("who", F.lit("77"))
+    early = (
+        raw["searches"].limit(1).select(F.lit(1).cast("long").alias("who"), F.lit(50).alias("searched_at"))
+    )
+    stranger, far = faults(strangers, early)
+    assert stranger.startswith(
+        "features.carted, features.touched: none of 1 rows of 'carts' has the who of an impression; there are bigint "
+    )
+    assert stranger.endswith(" in 'shown' and bigint 77 in 'carts'")
+    assert far == (
+        "features.searched: no row of 'searches' lies within 1 s before a row of equal who; expected another "
+        "'within', or times read in another way"
+    )
+    late = (
+        raw["searches"].limit(1).select(F.lit(1).cast("long").alias("who"), F.lit(500).alias("searched_at"))
+    )
+    none, after = faults(strangers.where("false"), late)
+    assert none == (
+        "features.carted, features.touched: 'carts' has no rows that can be used, so that every row would be told "
+        "nothing"
+    )
+    assert after.startswith(
+        "features.searched: every row of 'searches' comes after the last impression of equal who"
+    )
+
+
+@pytest.mark.spark
+def test_columns_and_rows_that_cannot_tell_are_refused_by_name(raw: dict[str, DataFrame]) -> None:
+    def faults(**changed: DataFrame) -> list[str]:
+        with pytest.raises(ContractError) as caught:
+            to_events({**raw, **changed}, contract_of())
+        return caught.value.faults
+
+    assert faults(carts=raw["carts"].withColumnRenamed("what", "product"), searches=raw["searches"].drop("who")) == [
+        f"features.{name}: the table {table!r} has no column {column!r}; a column of it that means the same takes "
+        f"the name by source.tables.{table}.rename"
+        for table, name, column in (
+            ("carts", "carted.of", "what"), ("carts", "item_carts.by", "what"), ("carts", "touched.of", "what"),
+            ("carts", "liked_or_carted.of", "what"), ("searches", "searched.by", "who"),
+        )
+    ]  # fmt: skip
+    assert faults(searches=raw["searches"].withColumn("who", F.col("who").cast("string"))) == [
+        "features.searched.by: column 'who' is string in 'searches' and bigint in 'shown'; say "
+        "source.tables.searches.types: {who: integer}, or string of shown"
+    ]
+    carts = raw["carts"].limit(1)
+    odd = carts.withColumn("who", F.lit(" ")).unionByName(carts.withColumn("page", F.lit(9)))
+    odd = odd.unionByName(carts.withColumn("at", F.lit(None).cast("long")))
+    events: Events = to_events({**raw, "carts": raw["carts"].unionByName(odd)}, contract_of())
+    assert {row["reason"] for row in events.rejects.collect()} == {
+        "null who", "unknown scenario in page", "null at",
+    }  # fmt: skip
+    assert events.related["carts"].count() == 40
+
+
+@pytest.mark.parametrize(
+    ("feature", "fault"),
+    [
+        (
+            {"kind": "rate", "task": "click", "table": "carts"},
+            r"a rate is of a task's labels, which impressions alone",
+        ),
+        (
+            {"kind": "count", "table": "cart"},
+            r"features\.x\.table: no table is called 'cart'; .* did you mean 'carts'",
+        ),
+        ({"kind": "count", "table": ["carts", "carts"]}, r"features\.x\.table: names 'carts' twice"),
+        (
+            {"kind": "history", "last": 2, "when": "click", "table": "carts"},
+            r"features\.x\.when: labels are of imp",
+        ),
+        ({"kind": "count", "time": "at"}, r"features\.x\.time: goes with 'table'"),
+        (
+            {"kind": "count", "table": ["carts", "searches"], "time": "at"},
+            r"features\.x\.time: is of one table",
+        ),
+    ],
+)
+def test_what_another_table_cannot_tell_is_a_fault_of_the_contract(
+    feature: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ContractError, match=fault):
+        contract_of(x=feature)
+
+
+def test_one_table_has_one_time() -> None:
+    searched = {"kind": "count", "table": "searches", "time": "searched_at"}
+    both = contract_of(x=searched, y={"kind": "count", "table": "searches", "by": "item"})
+    assert both.related_times["searches"].column == "searched_at"
+    with pytest.raises(ContractError, match=r"features\.y\.time: 'searches' has two time columns.*'at'"):
+        contract_of(x=searched, y={**searched, "time": "at"})
+    assert contract_of(x={"kind": "count", "table": "shown"}).related_times == {}
