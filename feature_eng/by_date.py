@@ -22,6 +22,7 @@ from feature_eng.dates import ON_DATE, Dates, around
 from feature_eng.differences import changed, differing
 from feature_eng.snapshot import BUILT_BY, END, EXAMPLES_VERSION, SPANS, TABLES, SnapshotError
 from feature_eng.split import IMMATURE
+from feature_eng.tallies import by_day
 from foundation import stores
 
 _ALL = "build all days by it once: --dates :"
@@ -185,7 +186,9 @@ def concerned(
     except (SnapshotError, KeyError):
         return every  # what it was made of can no longer be read
     told = _labels_of(changed_in, contract)
-    found |= told | _immature(spark, examples, newest) | (events - there)
+    counted = by_day(delta.read(spark, examples, newest), contract, root, newest)
+    immature = {day for day, cells in counted.items() if any(cell["split"] == IMMATURE for cell in cells)}
+    found |= told | immature | (events - there)
     found |= moved(every, contract, record)
     told_by = {contract.source.main_table: told}
     told_by |= {table: changed_in[f"events_{table}"] for table in contract.related_times}
@@ -202,12 +205,11 @@ def _labels_of(changed_in: Mapping[str, set[date]], contract: Contract) -> set[d
         if task.table is None:
             continue
         assert task.within is not None, "checked by the contract"
-        found |= around(changed_in[f"events_{task.table}"], task.within, 0)
+        found |= around(changed_in[f"events_{task.table}"], task.within, 0, contract.split.zone)
         if task.attribution != "every":
             # A later row may have gone over to another impression, or to none.
-            found |= around(
-                changed_in["events"] | changed_in[f"events_{task.table}"], task.within, task.within
-            )
+            both = changed_in["events"] | changed_in[f"events_{task.table}"]
+            found |= around(both, task.within, task.within, contract.split.zone)
     return found
 
 
@@ -217,7 +219,7 @@ def read_for(days: Collection[date], contract: Contract) -> set[date]:
     for task in contract.tasks.values():
         if task.within is not None:
             before = 0 if task.attribution == "every" else task.within
-            found |= around(days, before, task.within)
+            found |= around(days, before, task.within, contract.split.zone)
     return found
 
 
@@ -230,7 +232,7 @@ def told_from(day: date, contract: Contract, table: str | None = None) -> date |
         table: Where these rows are; the impressions when left out.
     """
     reach = _reach(contract, table or contract.source.main_table)
-    return None if reach is None else min(around([day], reach, 0))
+    return None if reach is None else min(around([day], reach, 0, contract.split.zone))
 
 
 def moved(days: Collection[date], contract: Contract, record: Mapping[str, str]) -> set[date]:
@@ -271,12 +273,6 @@ def _reach(contract: Contract, table: str) -> int | None:
     return max(delay for delay in delays if delay is not None) + max(
         (window for window in windows if window is not None), default=0
     )
-
-
-def _immature(spark: SparkSession, examples: stores.Place, version: int) -> set[date]:
-    """Days of examples with labels that were not known."""
-    rows = delta.read(spark, examples, version).where(F.col("split") == IMMATURE)
-    return {row[0] for row in rows.select(ON_DATE).distinct().collect()}
 
 
 def _pieces(

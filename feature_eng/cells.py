@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -11,14 +12,17 @@ from feature_eng.contract import SPLITS, Contract, ContractError
 from feature_eng.events import column
 from feature_eng.snapshot import CellCount
 
+Tally = Mapping[str, Any]
+"""What was counted of a scenario in a split, of all rows or of some: numbers that add up, and two names."""
 
-def count_cells(examples: DataFrame, contract: Contract) -> tuple[list[CellCount], str]:
-    """Count every scenario in every split; and the data's version, a digest of all rows.
 
-    The digest does not depend on the order of rows: equal data have an equal version.
+def tally(examples: DataFrame, contract: Contract, *by: str) -> list[Tally]:
+    """Count every scenario in every split, and digest its rows.
 
-    Returns:
-        Cells in the contract's order: the splits that it wants, rows or not, then those of rows in none.
+    Args:
+        examples: The rows.
+        contract: Names tasks and weights.
+        by: Columns by which rows are counted apart.
     """
     tasks = contract.task_names
     counts = [F.count(f"label__{task}").alias(f"labels__{task}") for task in tasks]
@@ -28,8 +32,29 @@ def count_cells(examples: DataFrame, contract: Contract) -> tuple[list[CellCount
     if contract.weight is not None:
         counts.append(F.sum(column(contract.weight)).alias("weight"))
     digest = F.sum(F.xxhash64(*sorted(examples.columns)).cast("decimal(38, 0)")).alias("digest")
-    counted = examples.groupBy("scenario", "split").agg(F.count("*").alias("rows"), *counts, digest).collect()
-    found = {(row["scenario"], row["split"]): row.asDict() for row in counted}
+    counted = examples.groupBy(*by, "scenario", "split").agg(F.count("*").alias("rows"), *counts, digest)
+    return [{**row.asDict(), "digest": int(row["digest"])} for row in counted.collect()]
+
+
+def count_cells(examples: DataFrame, contract: Contract) -> tuple[list[CellCount], str]:
+    """Count every scenario in every split: `add_up` of one tally."""
+    return add_up(tally(examples, contract), contract)
+
+
+def add_up(tallies: Sequence[Tally], contract: Contract) -> tuple[list[CellCount], str]:
+    """Cells; and the data's version, a digest of all rows.
+
+    The digest does not depend on the order of rows: equal data have an equal version.
+
+    Returns:
+        Cells in the contract's order: the splits that it wants, rows or not, then those of rows in none.
+    """
+    tasks = contract.task_names
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in tallies:
+        cell = found.setdefault((one["scenario"], one["split"]), {})
+        for name in one.keys() - {"scenario", "split"}:
+            cell[name] = cell.get(name, 0) + (one[name] or 0)
     in_none = sorted({split for _, split in found} - set(SPLITS))
     cells = []
     for scenario in contract.scenario_names:
@@ -46,12 +71,12 @@ def count_cells(examples: DataFrame, contract: Contract) -> tuple[list[CellCount
                     split,
                     rows,
                     tuple(row.get(f"labels__{task}", 0) for task in tasks),
-                    tuple(int(row.get(f"positives__{task}") or 0) for task in tasks),
+                    tuple(row.get(f"positives__{task}", 0) for task in tasks),
                     weight=weight,
                     trained_weight=float(row.get("trained_weight", weight)),
                 )
             )
-    return cells, f"{sum(int(row['digest']) for row in counted) % 2**64:016x}"
+    return cells, f"{sum(one['digest'] for one in tallies) % 2**64:016x}"
 
 
 def check_splits(cells: Sequence[CellCount], contract: Contract) -> None:

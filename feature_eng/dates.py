@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -107,12 +108,15 @@ def listed(days: Collection[date]) -> str:
     return f": {ordered[0]}" if len(ordered) == 1 else f", from {ordered[0]} to {ordered[-1]}"
 
 
-def around(days: Iterable[date], before: int, after: int) -> set[date]:
-    """Days, and those so many seconds before and after each."""
-    margin = range(-_days(before), _days(after) + 1)
-    return {day + timedelta(days=shift) for day in days for shift in margin}
+def around(days: Iterable[date], before: int, after: int, zone: str) -> set[date]:
+    """Days, and those on which so many seconds before them begin, or after them end."""
+    found: set[date] = set()
+    for day in days:
+        first = _day_of(to_instant(day.isoformat(), zone) - before, zone)
+        last = _day_of(to_instant(day.isoformat(), zone, is_end=True) + after, zone)
+        found |= {first + timedelta(days=place) for place in range((last - first).days + 1)}
+    return found
 
 
-def _days(seconds: int) -> int:
-    # A day may have 23 hours.
-    return -(-seconds // (DAY_SECONDS - 3600))
+def _day_of(second: int, zone: str) -> date:
+    return datetime.fromtimestamp(second, ZoneInfo(zone)).date()

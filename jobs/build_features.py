@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from feature_eng import by_date, drift, training_table
 from feature_eng.behaviour import check_told
-from feature_eng.cells import blind_spots, cells_rows, check_splits, count_cells
+from feature_eng.cells import add_up, blind_spots, cells_rows, check_splits
 from feature_eng.contract import SPLITS, Contract, ContractError, load_contract, to_instant
 from feature_eng.dates import Dates, is_one_of
 from feature_eng.encoder import spark as encoder
@@ -41,6 +41,7 @@ from feature_eng.snapshot import (
     SnapshotRef,
 )
 from feature_eng.sources.tables import bytes_of, places_of
+from feature_eng.tallies import tallies
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
 from foundation.session import job_session
@@ -149,7 +150,7 @@ def build(
         examples, examples_version, end = write_examples(spark, contract, root, versions, as_of, replaced)
         logger.info("examples: %s, version %d", stores.join(root, "examples"), examples_version)
     with stage("what there is to learn"):
-        cells, data_version = count_cells(examples, contract)
+        cells, data_version = add_up(tallies(examples, contract, root, examples_version), contract)
         describe(cells, contract)
         check_splits(cells, contract)
         events = stored_events(spark, contract, root, versions)

@@ -14,7 +14,7 @@ from small_logs import FEATURES, small_contract
 
 from feature_eng import by_date, delta
 from feature_eng.contract import Contract, ContractError
-from feature_eng.dates import Dates, condition_of, date_of
+from feature_eng.dates import Dates, around, condition_of, date_of
 from feature_eng.snapshot import EXAMPLES_VERSION, TABLES
 
 DAY = date(2024, 3, 10)
@@ -68,9 +68,15 @@ def test_labels_of_later_tables_and_attribution_reach_over_days() -> None:
     source = {"reader": "tables", "main": "shown", "tables": tables}
     every = small_contract(source=source, tasks={"order": order})
     last = small_contract(source=source, tasks={"order": {**order, "attribution": "last"}})
-    # A day may have 23 hours, so that 24 reach over two midnights.
-    assert by_date.read_for([DAY], every) == {date(2024, 3, day) for day in (10, 11, 12)}
-    assert by_date.read_for([DAY], last) == {date(2024, 3, day) for day in (8, 9, 10, 11, 12)}
+    assert by_date.read_for([DAY], every) == {date(2024, 3, day) for day in (10, 11)}
+    assert by_date.read_for([DAY], last) == {date(2024, 3, day) for day in (9, 10, 11)}
+    # On March 31 clocks go forward in Berlin, so that 24 hours from the day before reach over two midnights.
+    before = date(2024, 3, 30)
+    assert around([before], 0, 86_400, "Europe/Berlin") == {before, date(2024, 3, 31), date(2024, 4, 1)}
+    assert around([before], 0, 86_400, "UTC") == {before, date(2024, 3, 31)}
+    assert around([before], 1, 86_401, "UTC") == {date(2024, 3, day) for day in (29, 30, 31)} | {
+        date(2024, 4, 1)
+    }
 
 
 def test_what_a_row_may_know_of_reaches_back_as_far_as_windows_and_labels_say() -> None:
@@ -97,7 +103,8 @@ def test_a_row_of_another_table_concerns_the_days_that_may_see_it(
 
     days = [date(2024, 3, day) for day in range(1, 9)]
     rows = spark.createDataFrame(
-        [(day.day, "train", day) for day in days], "at long, split string, on_date date"
+        [(day.day, "train", "home", 1, day) for day in days],
+        "at long, split string, scenario string, label__click int, on_date date",
     )
     for lately in (contract(within="2d"), contract()):
         root = tmp_path / str(lately.fingerprint)
@@ -112,8 +119,7 @@ def test_a_row_of_another_table_concerns_the_days_that_may_see_it(
             return by_date.concerned(spark, made, str(root), {"events": 0, "events_carts": version}, None)
 
         assert concerned(0) == set()
-        # A day may have 23 hours, so that two days reach over three midnights.
-        assert concerned(1) == set(days[2:] if lately == contract() else days[2:6])
+        assert concerned(1) == set(days[2:] if lately == contract() else days[2:5])
 
 
 def test_days_that_go_over_to_another_split_are_found_by_their_seconds() -> None:

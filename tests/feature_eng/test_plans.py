@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from benchmarks.features_log import DAY, DAYS, START, contract_of, write_log
-from feature_eng import training_table
+from feature_eng import row_order
 from feature_eng.behaviour import with_behaviour
 from feature_eng.contract import Contract, to_contract
 from feature_eng.encoder import spark as encoder
@@ -90,5 +90,6 @@ def test_each_stage_scans_and_shuffles_as_often_as_is_written_down(
     examples = stored(examples, tmp_path / "examples")
     encoded = encoder.encode(examples, fit(examples, contract))
     assert scans_and_shuffles(encoded) == (1, 0)
-    buckets = training_table._buckets(encoded, 0)
-    assert scans_and_shuffles(training_table._laid_out(encoded, buckets, 50, 0)) == (1, 1)  # to files
+    buckets = row_order.buckets_of(encoded, 0)
+    files = dict.fromkeys(buckets, 3)
+    assert scans_and_shuffles(row_order.laid_out(encoded, buckets, files, 0)) == (1, 1)  # to files

@@ -14,7 +14,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from feature_eng import delta, training_table
+from feature_eng import delta, row_order, training_table
 from feature_eng.contract import to_contract
 from feature_eng.encoder.state import EncoderError, EncoderState, Lookup
 from feature_eng.snapshot import SnapshotRef
@@ -66,7 +66,7 @@ def test_row_groups_are_near_equal_and_hold_every_row_once(spark: SparkSession, 
     )
     sizes = training_table.group_sizes(snapshot)
     assert len(sizes["train"]) == 13
-    assert max(sizes["train"]) - min(sizes["train"]) <= 13
+    assert max(sizes["train"]) - min(sizes["train"]) == 1
     assert sizes["test"] == [333]
     assert sizes["validation"] == []
     ids = np.concatenate(row_ids(snapshot, "train"))
@@ -83,7 +83,7 @@ def test_row_groups_are_near_equal_and_hold_every_row_once(spark: SparkSession, 
 
 def test_few_rows_still_give_train_eight_groups(spark: SparkSession, tmp_path: Path) -> None:
     snapshot = training_table.write(encoded_rows(spark, 100, 10), tmp_path / "t", STATE, tmp_path / "e")
-    assert training_table.group_sizes(snapshot)["train"] == [13] * 7 + [9]
+    assert training_table.group_sizes(snapshot)["train"] == [13] * 4 + [12] * 4
 
 
 def test_a_rebuild_gives_equal_rows_as_a_new_version(spark: SparkSession, tmp_path: Path) -> None:
@@ -109,13 +109,14 @@ def test_a_rebuild_gives_equal_rows_as_a_new_version(spark: SparkSession, tmp_pa
 def test_each_file_holds_the_next_rows_of_the_order_wherever_buckets_end(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
 ) -> None:
-    monkeypatch.setattr(training_table, "_BUCKET_BITS", bits)
+    monkeypatch.setattr(row_order, "_BUCKET_BITS", bits)
     rows = encoded_rows(spark, 700, 60)
     snapshot = training_table.write(rows, tmp_path / "t", STATE, tmp_path / "e", rows_per_group=50, seed=3)
     order = F.xxhash64("row_id", F.lit(3).cast("bigint"))
     for split in ("train", "test"):
         ids = [row["row_id"] for row in rows.where(F.col("split") == split).orderBy(order).collect()]
-        wanted = sorted(ids[first : first + 50] for first in range(0, len(ids), 50))
+        size = {"train": 50, "test": 30}[split]
+        wanted = sorted(ids[first : first + size] for first in range(0, len(ids), size))
         assert sorted(group.tolist() for group in row_ids(snapshot, split)) == wanted
 
 
@@ -145,7 +146,7 @@ def test_each_day_has_its_own_row_groups_and_is_replaced_by_itself(
     assert (first.rows("train"), first.rows("test")) == (303, 40)
     second = write(of_days(240, least=2), [date(2024, 1, 3), date(2024, 1, 4)])
     assert {part: sizes for part, sizes in groups(second).items() if part[1] == 2} == {
-        ("train", 2): [10] * 8, ("test", 2): [10, 3],
+        ("train", 2): [10] * 8, ("test", 2): [13],
     }  # fmt: skip
     stays = {file for file in first.files if "2024-01-03" not in file.path}
     assert {file for file in second.files if "2024-01-03" not in file.path} == stays
@@ -154,6 +155,15 @@ def test_each_day_has_its_own_row_groups_and_is_replaced_by_itself(
     # A day that has lost its rows; and none at all.
     assert write(of_days(303).where("false"), [date(2024, 1, 3)]).rows("train") == 202
     assert write(of_days(303).where("false"), []).version == 3
+
+
+def test_every_file_has_a_task_of_its_own(spark: SparkSession) -> None:
+    numbers = np.array([0, 1, -1, 7, 2**31 - 1, -(2**31), 12_345_678], np.int64)
+    rows = spark.createDataFrame([(int(one),) for one in numbers], "one int")
+    assert row_order.hashed(numbers).tolist() == [row[0] for row in rows.select(F.hash("one")).collect()]
+    for tasks in (1, 2, 13, 1000):
+        keys = row_order._keys_of_tasks(tasks)
+        assert (row_order.hashed(keys) % tasks).tolist() == list(range(tasks))
 
 
 def test_the_table_says_how_it_was_made_and_how_long_versions_stay(

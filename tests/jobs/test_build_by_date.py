@@ -114,7 +114,7 @@ def test_days_one_by_one_give_the_tables_of_one_build(
     build(tmp_path, 6, f":{on(6)}")
     first = delta.partitions(tmp_path / "days" / "examples", 0, ON_DATE)
     write, writes = by_date.write, iter(range(100))
-    lay_out = training_table._laid_out
+    lay_out = training_table.laid_out
     training = tmp_path / "days" / "training"
 
     def killed_in_the_second(*given: Any) -> int:
@@ -140,7 +140,7 @@ def test_days_one_by_one_give_the_tables_of_one_build(
             (by_date, "write", killed_in_the_second),
             (job, "write_examples", killed),
             # Files of the new version are there, and no commit names them.
-            (training_table, "_laid_out", killed_in_one_file),
+            (training_table, "laid_out", killed_in_one_file),
         ):
             with monkeypatch.context() as patch:
                 patch.setattr(where, name, by)
@@ -157,6 +157,7 @@ def test_days_one_by_one_give_the_tables_of_one_build(
     for table in TABLES:
         assert rows_of(spark, tmp_path, table) == rows_of(spark, whole, table), table
     assert last.rows("train") > 20
+    assert last.cells == delta.snapshot(spark, whole / "days" / "training").cells
     newest = delta.newest_version(tmp_path / "days" / "examples")
     now = delta.partitions(tmp_path / "days" / "examples", newest, ON_DATE)
     assert {day for day in now if now[day] == first.get(day)} == {on(0), on(1)}
@@ -184,17 +185,17 @@ def build_beside_another(
     file = warehouse / "contract.yml"
     file.write_text(yaml.safe_dump(contract, sort_keys=False))
     arguments = ["build_features.py", "--contract", file, "--warehouse", warehouse, "--dates", dates]
-    count_cells, refusals = job.count_cells, []
+    add_up, refusals = job.add_up, []
 
     def beside_another(*given: Any) -> Any:
         with pytest.raises(TurnError, match=r"days: another build of this contract is under way") as refused:
             load_job("build_features").main()
         refusals.append(refused)
-        return count_cells(*given)
+        return add_up(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", list(map(str, arguments)))
-        patch.setattr(job, "count_cells", beside_another)
+        patch.setattr(job, "add_up", beside_another)
         job.main()
     assert len(refusals) == 1
 
