@@ -280,12 +280,12 @@ def _values(sample: pa.Table, name: str, state: EncoderState) -> pa.Array:
     """A feature's single values: numbers as doubles, the parts of lists and texts of several each by itself."""
     operation = state.operations[name]
     values = _column(sample, operation.column)
-    if isinstance(operation, Bucket | Standardise):
-        return values.cast(pa.float64(), safe=False)
     if isinstance(operation, Slots):
         if operation.separator is not None:
             values = pc.split_pattern(values, pattern=operation.separator)
-        return values.flatten()
+        values, operation = values.flatten(), operation.each
+    if isinstance(operation, Bucket | Standardise):
+        return values.cast(pa.float64(), safe=False)
     return values
 
 

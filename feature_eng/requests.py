@@ -42,7 +42,7 @@ def with_features(
         RequestError: Columns are missing or of another kind than the events', or values cannot be read.
     """
     read = _columns(requests, events, contract)
-    taken = {stored_name(name) for name in read} | set(contract.behaviour_features)
+    taken = {stored_name(name) for name in read} | set(contract.behaviour_columns)
     others = [raw_column(name) for name in requests.columns if name not in read and name not in taken]
     typed = requests.select(*others, *(value.alias(stored_name(name)) for name, value in read.items()))
     _refuse_unreadable(requests, read, contract)

@@ -157,7 +157,7 @@ def refuse_foreign(
 
 def is_requests(columns: Sequence[str], scorer: Scorer) -> bool:
     """Whether rows of these columns lack what is computed from the past."""
-    return not set(scorer.state.contract.behaviour_features) <= set(columns)
+    return not set(scorer.state.contract.behaviour_columns) <= set(columns)
 
 
 def roles(scorer: Scorer) -> tuple[str, ...]:

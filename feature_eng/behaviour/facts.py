@@ -90,20 +90,32 @@ def facts_of(
         what = _what(contract, feature)
         name = names.setdefault(what, f"fact__{len(names)}")
         found.read_by[feature_name] = name
-        found.types[name] = (
-            teller.schema[stored_name(contract.history_column(feature))].dataType
-            if isinstance(feature, History)
-            else T.ByteType()
-        )
-        for table in feature.table or (main,):
+        found.types[name] = T.ByteType()
+        if isinstance(feature, History):
+            item_type = teller.schema[stored_name(contract.history_column(feature))].dataType
+            with_kind = T.StructType([T.StructField("item", item_type), T.StructField("kind", T.ByteType())])
+            found.types[name] = with_kind if feature.kinds else item_type
+        for kind, table in enumerate(feature.table or (main,)):
             if table == main:
-                found.moments.setdefault(_known_at(contract, feature), {})[name] = _fact(contract, feature)
-            elif isinstance(feature, History):
-                item = _aligned(related[table], contract.history_column(feature), teller.schema)
-                found.tables.setdefault(table, {})[name] = item
+                facts = found.moments.setdefault(_known_at(contract, feature), {})
+                value = _fact(contract, feature)
             else:
-                found.tables.setdefault(table, {})[name] = F.lit(1)
+                facts = found.tables.setdefault(table, {})
+                value = _other_fact(related[table], contract, feature, teller.schema)
+            is_told_apart = isinstance(feature, History) and feature.kinds
+            facts[name] = _with_kind(value, kind) if is_told_apart else value
     return found
+
+
+def _other_fact(frame: DataFrame, contract: Contract, feature: Behaviour, like: T.StructType) -> Column:
+    """What a row of another table brings: that it came, or its item."""
+    if isinstance(feature, History):
+        return _aligned(frame, contract.history_column(feature), like)
+    return F.lit(1)
+
+
+def _with_kind(item: Column, kind: int) -> Column:
+    return F.when(item.isNotNull(), F.struct(item.alias("item"), F.lit(kind).cast("tinyint").alias("kind")))
 
 
 def _what(contract: Contract, feature: Behaviour) -> tuple[object, ...]:
@@ -112,7 +124,7 @@ def _what(contract: Contract, feature: Behaviour) -> tuple[object, ...]:
         return ("row", feature.table)
     if isinstance(feature, Rate):
         return ("label", feature.task)
-    return ("item", contract.history_column(feature), feature.when, feature.table)
+    return ("item", contract.history_column(feature), feature.when, feature.table, feature.kinds)
 
 
 def _fact(contract: Contract, feature: Behaviour) -> Column:

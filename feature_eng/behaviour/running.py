@@ -38,7 +38,8 @@ class Running:
     Args:
         entity: Columns that make an entity; a row with a null among them has none, and sees nothing.
         facts: Name of each feature -> the column with its facts, null where a row brings none. A rate's are labels
-            (0 or 1), a history's are the values that it lists.
+            (0 or 1), a history's are the values that it lists, with ``kinds`` as a struct of ``item`` and ``kind``, the
+            place of their table.
         features: Name -> feature.
     """
 
@@ -69,12 +70,14 @@ class Running:
             before = kept.tails[column] if goes_on else None
             known = _Known.of(batch.column(column), at, entity, second, before)
             for name, feature in readers.items():
-                made[name] = known.answers(feature, at[asking], entity[asking], second[asking])
+                found = known.answers(feature, at[asking], entity[asking], second[asking])
+                made.update(zip(feature.columns(name), found, strict=True))
             tails[column] = known.tail(list(readers.values()), at[-1], entity[-1], second[-1])
         rows = batch.column(ROW).take(pa.array(asking))
         names = [field.name for field in rows.type]
-        columns = [*rows.flatten(), *(made[name] for name in self.features)]
-        answered = pa.RecordBatch.from_arrays(columns, names=[*names, *self.features])
+        told = [column for name, one in self.features.items() for column in one.columns(name)]
+        columns = [*rows.flatten(), *(made[name] for name in told)]
+        answered = pa.RecordBatch.from_arrays(columns, names=[*names, *told])
         return answered, _Kept(_key(keys, batch.num_rows - 1), tails)
 
 
@@ -142,19 +145,21 @@ class _Known:
             np.cumsum(values.to_numpy(zero_copy_only=False), out=totals[1:])
         return cls(*own, values, totals, count, total)
 
-    def answers(self, feature: Behaviour, at: Integers, entity: Integers, second: Integers) -> pa.Array:
-        """``(Q,)`` values of a feature for rows at these places."""
+    def answers(
+        self, feature: Behaviour, at: Integers, entity: Integers, second: Integers
+    ) -> tuple[pa.Array, ...]:
+        """``(Q,)`` values of each of a feature's columns for rows at these places."""
         end = np.searchsorted(self.second, second)
         first = self._first(feature, entity, at)
         # What is no longer listed is of the first entity alone, and beyond every window.
         is_first = ((entity == 0) & (feature.within is None)).astype(np.int64)
         if isinstance(feature, History):
-            return self._last(feature.last, first, end)
+            return self._last(feature, first, end, at)
         count = end - first + self.count * is_first
         if isinstance(feature, Count):
-            return pa.array(count)
+            return (pa.array(count),)
         total = self.totals[end] - self.totals[first] + self.total * is_first
-        return pa.array(smoothed(feature, total, count))
+        return (pa.array(smoothed(feature, total, count)),)
 
     def _first(self, feature: Behaviour, entity: Integers, at: Integers) -> Integers:
         """Place of the first fact that counts at these seconds."""
@@ -165,13 +170,19 @@ class _Known:
         opening: Integers = entity * _SECONDS + np.maximum(at - feature.within, 0)
         return cast(Integers, np.searchsorted(known, opening))
 
-    def _last(self, most: int, first: Integers, end: Integers) -> pa.Array:
-        """The last ``most`` values between ``first`` and ``end``, newest first."""
-        lengths = np.minimum(end - first, most)
+    def _last(self, feature: History, first: Integers, end: Integers, at: Integers) -> tuple[pa.Array, ...]:
+        """The last values between ``first`` and ``end``, newest first, and beside them their ages and kinds."""
+        lengths = np.minimum(end - first, feature.last)
         offsets = np.append(0, np.cumsum(lengths))
         back = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        values = self.values.take(pa.array(np.repeat(end - 1, lengths) - back))
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+        places = np.repeat(end - 1, lengths) - back
+        values = self.values.take(pa.array(places))
+        found = [values.field("item") if feature.kinds else values]
+        if feature.ages:
+            found.append(pa.array(np.repeat(at, lengths) - self.at[places]))
+        if feature.kinds:
+            found.append(pa.array(feature.table, pa.string()).take(values.field("kind")))
+        return tuple(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), one) for one in found)
 
     def tail(self, readers: Sequence[Behaviour], at: int, entity: int, second: int) -> _Tail:
         """What later rows may need, given the place of the batch's last row."""

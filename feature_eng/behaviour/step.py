@@ -21,7 +21,7 @@ from pyspark.sql import types as T
 
 from feature_eng.behaviour.facts import Entity, Facts, entity_names, entity_of, entity_values, facts_of
 from feature_eng.behaviour.running import AT, ROW, Running
-from feature_eng.contract import Behaviour, Contract, Count, History, quoted
+from feature_eng.contract import AGES, KINDS, Behaviour, Contract, Count, History, quoted
 from feature_eng.events import column
 
 _TABLE = "table__"
@@ -38,6 +38,8 @@ def with_behaviour(
 
     - history: array of the last items, newest first, empty when none. Of one second rows of a table that the contract
       names later are the newer; of the impressions the greatest key, of another table the greatest item
+      With ``ages`` beside it ``<name>__ages``, array<bigint>, for how many seconds each has been known; with ``kinds``
+      ``<name>__kinds``, array<string>, the table of each
     - count: bigint
     - rate: double, ``(positives + prior * prior_rows) / (labels + prior_rows)``
 
@@ -56,7 +58,7 @@ def with_behaviour(
     ):
         own = {name: one for name, one in features.items() if entity_of(contract, one) == entity}
         frame = _with_features_of(frame, told_by, related or {}, contract, entity, own)
-    return frame.select(*map(quoted, examples.columns), *features) if features else examples
+    return frame.select(*map(quoted, examples.columns), *contract.behaviour_columns) if features else examples
 
 
 def _users_last(contract: Contract) -> Callable[[Entity], bool]:
@@ -100,7 +102,9 @@ def _with_features_of(
         sorted_by = [_TABLE, *sorted_by, *dict.fromkeys(items)]
     running = Running(names, facts.read_by, features)
     made = [
-        T.StructField(name, _type_of(one, facts.types[facts.read_by[name]])) for name, one in features.items()
+        made
+        for name, one in features.items()
+        for made in _made_by(name, one, facts.types[facts.read_by[name]])
     ]
     return (
         timeline.repartition(*names)
@@ -110,10 +114,16 @@ def _with_features_of(
     )
 
 
-def _type_of(feature: Behaviour, fact: T.DataType) -> T.DataType:
-    if isinstance(feature, History):
-        return T.ArrayType(fact)
-    return T.LongType() if isinstance(feature, Count) else T.DoubleType()
+def _made_by(name: str, feature: Behaviour, fact: T.DataType) -> list[T.StructField]:
+    """The columns of a feature whose facts are of a type."""
+    if not isinstance(feature, History):
+        return [T.StructField(name, T.LongType() if isinstance(feature, Count) else T.DoubleType())]
+    item = fact["item"].dataType if isinstance(fact, T.StructType) else fact
+    types = {AGES: T.LongType(), KINDS: T.StringType()}
+    return [
+        T.StructField(column, T.ArrayType(types.get(column.removeprefix(name), item)))
+        for column in feature.columns(name)
+    ]
 
 
 def _asking(frame: DataFrame, contract: Contract, entity: Entity, row: Column) -> DataFrame:

@@ -8,6 +8,8 @@ from feature_eng.contract.columns import Columns, Scenario, ScenarioValues, Time
 from feature_eng.contract.drift import Drift
 from feature_eng.contract.faults import ContractError
 from feature_eng.contract.features import (
+    AGES,
+    KINDS,
     Behaviour,
     Bucketed,
     Categorical,
@@ -30,6 +32,8 @@ from feature_eng.contract.tasks import Task
 from feature_eng.contract.values import to_boolean, to_instant, to_number
 
 __all__ = [
+    "AGES",
+    "KINDS",
     "SPLITS",
     "Behaviour",
     "Bucketed",

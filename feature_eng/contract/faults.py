@@ -110,8 +110,13 @@ def _name_faults(parts: Mapping[str, Any]) -> Iterator[str]:
     for name, feature in parts.get("features", {}).items():
         if name in RESERVED_COLUMNS:
             yield f"features.{name}: the name is taken by the product; expected another"
-        elif isinstance(feature, Behaviour) and name in {stored_name(column).lower() for _, column in raw}:
-            yield f"features.{name}: a behaviour feature needs a name that no raw column has"
+        elif isinstance(feature, Behaviour):
+            taken = {stored_name(column).lower() for _, column in raw} & set(feature.columns(name))
+            if taken:
+                yield (
+                    f"features.{name}: a behaviour feature needs a name that no raw column has, and there is "
+                    f"{', '.join(sorted(taken))}"
+                )
 
 
 def _named_columns(parts: Mapping[str, Any]) -> list[tuple[str, str]]:

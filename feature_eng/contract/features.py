@@ -10,6 +10,9 @@ from feature_eng.contract.columns import Time, Timed
 from feature_eng.contract.section import Names, Section
 from feature_eng.contract.values import Positive, Seconds
 
+AGES, KINDS = "__ages", "__kinds"
+"""What the columns beside a history end in; no feature's own name has two underscores."""
+
 
 class _Feature(Section):
     """What all features have.
@@ -82,24 +85,43 @@ class _OfThePast(Timed, _Feature):
     table: Names | None = None
     time_given: str | Time | None = Field(default=None, alias="time")
 
+    def columns(self, name: str) -> tuple[str, ...]:
+        """What the feature of this name is made of: its own column, then those that tell more of its slots."""
+        return (name,)
+
 
 class History(_OfThePast):
-    """The last items strictly before the row's time, newest first, of the user.
+    """The last items strictly before the row's time, newest first, of the user; a sequence, with ages and kinds.
 
     Args:
         of: ``item``, or the categorical feature whose column and vocabulary it shares.
         last: How many are kept.
         when: Of the impressions only those whose label of this task was 1, and known before the row's time.
         by: Of whom: the ``user``, the ``item``, or all rows of equal value in another column.
+        ages: Whether to tell of each slot how many seconds before the row it became known.
+        kinds: Whether to tell of each slot which table it is of, where ``table`` names several.
     """
 
-    later: ClassVar[frozenset[str]] = _OfThePast.later | {"by"}
+    later: ClassVar[frozenset[str]] = _OfThePast.later | {"by", "ages", "kinds"}
 
     kind: Literal["history"]
     of: str = "item"
     last: Positive
     when: str | None = None
     by: str = "user"
+    ages: bool = False
+    kinds: bool = False
+
+    @model_validator(mode="after")
+    def _of_several_kinds(self) -> History:
+        if self.kinds and len(self.table or ()) < 2:
+            raise ValueError("'kinds' tells tables apart; expected several in 'table'")
+        return self
+
+    def columns(self, name: str) -> tuple[str, ...]:
+        """The items, then their ages in seconds, then the names of their tables: lists of equal lengths."""
+        more = [part for part, wanted in ((AGES, self.ages), (KINDS, self.kinds)) if wanted]
+        return (name, *(f"{name}{part}" for part in more))
 
 
 class Count(_OfThePast):

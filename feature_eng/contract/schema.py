@@ -92,6 +92,18 @@ class Contract(Section):
         return {name: feature for name, feature in self.features.items() if isinstance(feature, Behaviour)}
 
     @property
+    def behaviour_columns(self) -> tuple[str, ...]:
+        """The columns that are computed from what came before, in feature order."""
+        return tuple(column for name, one in self.behaviour_features.items() for column in one.columns(name))
+
+    @cached_property
+    def slots_told(self) -> Mapping[str, str]:
+        """Column that tells more of a history's slots -> the history."""
+        return {
+            column: name for name, one in self.behaviour_features.items() for column in one.columns(name)[1:]
+        }
+
+    @property
     def feature_columns(self) -> tuple[str, ...]:
         """Raw columns that features in use read, each once, in feature order."""
         columns = (feature.column for feature in self.features.values() if not isinstance(feature, Behaviour))
@@ -170,7 +182,9 @@ class Contract(Section):
         """Columns of features that may be left out when scores are asked for; they then are null."""
         readers: dict[str, list[bool]] = {}
         for name, feature in self.features.items():
-            readers.setdefault(getattr(feature, "column", name), []).append(feature.optional)
+            own = feature.columns(name) if isinstance(feature, Behaviour) else (feature.column,)
+            for column in own:
+                readers.setdefault(column, []).append(feature.optional)
         return frozenset(
             name for name, optional in readers.items() if all(optional) and name != self.scenario.column
         )

@@ -23,6 +23,7 @@ from feature_eng.encoder.state import (
     PADDING,
     UNKNOWN,
     Bucket,
+    EncodedField,
     EncoderError,
     EncoderState,
     Hash,
@@ -78,6 +79,8 @@ def encode(
     for item in state.fields:
         operation = state.operations[item.name]
         values = _raw(table, operation.column, state)
+        if item.beside is not None:
+            _refuse_other_slots(values, _raw(table, item.beside, state), item)
         encoded.update(zip(item.columns, _apply(values, operation, state), strict=True))
     return encoded
 
@@ -137,8 +140,31 @@ def _slots(values: pa.Array, operation: Slots, state: EncoderState) -> Indices:
     slot = np.arange(len(row)) - np.searchsorted(row, row)
     within = slot < operation.slots
     indices = np.full((len(values), operation.slots), PADDING, np.int32)
-    indices[row[within], slot[within]] = _index(parts.filter(pa.array(within)), operation.each, state)
+    kept, each = parts.filter(pa.array(within)), operation.each
+    indices[row[within], slot[within]] = (
+        _bucket(_numbers(kept), each) if isinstance(each, Bucket) else _index(kept, each, state)
+    )
     return indices
+
+
+def _refuse_other_slots(values: pa.Array, told_of: pa.Array, item: EncodedField) -> None:
+    """Refuse lists of which one tells of the other's slots and that have others: values would be told of wrong ones."""
+    lengths = [
+        pc.fill_null(pc.list_value_length(each), 0).to_numpy(zero_copy_only=False)
+        for each in (values, told_of)
+    ]
+    differs = np.flatnonzero(lengths[0] != lengths[1])
+    if len(differs):
+        row = int(differs[0])
+        raise EncoderError(
+            f"row {row}: column {item.name!r} lists {lengths[0][row]} values; expected {lengths[1][row]}, as many as "
+            f"{item.beside!r}"
+        )
+    for name, each in ((item.name, values), (item.beside, told_of)):
+        if each.flatten().null_count:
+            raise EncoderError(
+                f"column {name!r} lists a null; expected a value in each slot that {item.name!r} tells of"
+            )
 
 
 def _bucket(numbers: npt.NDArray[np.float64], operation: Bucket) -> Indices:

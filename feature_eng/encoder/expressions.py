@@ -133,7 +133,7 @@ def _encoded(value: Column, operation: Operation, missing: int) -> Column:
     if isinstance(operation, Bucket):
         number = transformed(value, "none")
         reached = [(number >= F.lit(boundary)).cast("int") for boundary in operation.boundaries]
-        return F.when(number.isNull(), F.lit(UNKNOWN)).otherwise(_total([F.lit(1), *reached]))
+        return F.when(number.isNull(), F.lit(missing)).otherwise(_total([F.lit(1), *reached]))
     assert isinstance(operation, Standardise), "lookups and slots are handled by the caller"
     number = transformed(value, operation.transform)
     scaled = (number - F.lit(operation.mean)) / F.lit(operation.std)

@@ -12,6 +12,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from feature_eng.contract import (
+    AGES,
+    KINDS,
     Bucketed,
     Categorical,
     Contract,
@@ -36,6 +38,9 @@ from feature_eng.encoder.state import (
 from feature_eng.events import column
 from feature_eng.quantiles import quantiles
 
+AGE_BOUNDARIES = tuple(2.0**power for power in range(1, 27))
+"""Seconds between which ages of a history's slots lie: 2 to some 67 million, two years."""
+
 
 def fit(examples: DataFrame, contract: Contract, previous: EncoderState | None = None) -> EncoderState:
     """Learn vocabularies, boundaries, means and deviations from the rows of split ``train``.
@@ -50,13 +55,14 @@ def fit(examples: DataFrame, contract: Contract, previous: EncoderState | None =
     """
     raw_types = _raw_types(examples.schema, contract)
     train = examples.where(F.col("split") == "train")
-    vocabularies = _vocabularies(train, contract, raw_types)
+    vocabularies = _vocabularies(train, contract, raw_types) | _kinds(contract)
     kept = _kept(contract, previous) if previous is not None else {}
     statistics = _statistics(train, contract, kept)
-    operations: dict[str, Operation] = {
-        name: kept[name] if name in kept else _operation(name, contract, statistics, raw_types)
-        for name in contract.features
-    }
+    operations: dict[str, Operation] = {}
+    for name, feature in contract.features.items():
+        operations[name] = kept[name] if name in kept else _operation(name, contract, statistics, raw_types)
+        if isinstance(feature, History):
+            operations |= {column: _beside(column, feature.last) for column in feature.columns(name)[1:]}
     return EncoderState(contract, operations, vocabularies, raw_types)
 
 
@@ -103,6 +109,12 @@ def _looked_up(
         return _each(name, feature)
     separator = feature.separator if raw_types[feature.column] == "string" else None
     return Slots(feature.column, feature.slots, separator, _each(name, feature))
+
+
+def _beside(column: str, slots: int) -> Slots:
+    """Ages in buckets that are each twice as long as the one before; kinds by the contract's tables."""
+    each = Bucket(column, AGE_BOUNDARIES) if column.endswith(AGES) else Lookup(column, column)
+    return Slots(column, slots, None, each)
 
 
 def _each(name: str, feature: Categorical | MultiValued) -> Lookup | Hash:
@@ -166,6 +178,15 @@ def _vocabularies(train: DataFrame, contract: Contract, raw_types: Mapping[str, 
     return vocabularies
 
 
+def _kinds(contract: Contract) -> dict[str, pa.Array]:
+    """Vocabularies of the tables that histories are of; the contract names them."""
+    return {
+        f"{name}{KINDS}": pa.array(sorted(feature.table or ()), pa.string())
+        for name, feature in contract.features.items()
+        if isinstance(feature, History) and feature.kinds
+    }
+
+
 def _whole(keys: pa.ChunkedArray) -> pa.Array:
     return keys.combine_chunks() if keys.num_chunks else pa.array([], keys.type)
 
@@ -202,6 +223,8 @@ def _raw_types(schema: T.StructType, contract: Contract) -> dict[str, str]:
     for name, feature in contract.features.items():
         if isinstance(feature, History):
             kinds[name] = f"list<{_kind_of(schema[stored_name(contract.history_column(feature))].dataType)}>"
+            for beside in feature.columns(name)[1:]:
+                kinds[beside] = "list<int64>" if beside.endswith(AGES) else "list<string>"
             continue
         source = getattr(feature, "column", name)
         dtype = schema[stored_name(source)].dataType

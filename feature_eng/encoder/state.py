@@ -118,7 +118,7 @@ class Slots:
     column: str
     slots: int
     separator: str | None
-    each: Lookup | Hash
+    each: Lookup | Hash | Bucket
     op: Literal["slots"] = "slots"
 
 
@@ -136,6 +136,7 @@ class EncodedField:
         size: Number of distinct indices, 0 = unknown among them; 0 for ``number``.
         columns: Its columns in the training table.
         shares: Field whose vocabulary, and so whose embedding, it shares.
+        beside: Field of whose slots it tells more: slot ``k`` of both is of one value, and padded in both.
     """
 
     name: str
@@ -144,6 +145,7 @@ class EncodedField:
     size: int
     columns: tuple[str, ...]
     shares: str | None
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -198,8 +200,10 @@ class EncoderState:
         """
         return {name: _look_up(keys) for name, keys in self.vocabularies.items()}
 
-    def size_of(self, operation: Lookup | Hash) -> int:
+    def size_of(self, operation: Lookup | Hash | Bucket) -> int:
         """Number of distinct indices an operation gives, 0 among them."""
+        if isinstance(operation, Bucket):
+            return len(operation.boundaries) + 2
         if isinstance(operation, Hash):
             return operation.buckets + 1
         return len(self.vocabularies[operation.vocabulary]) + 1
@@ -207,7 +211,7 @@ class EncoderState:
     def model_schema(self) -> dict[str, Any]:
         """What a model must know to be built, as plain JSON values."""
         schema: dict[str, Any] = {
-            "fields": [{**asdict(item), "columns": list(item.columns)} for item in self.fields],
+            "fields": [_plain(item) for item in self.fields],
             "scenario_names": list(self.scenario_names),
             "task_names": list(self.task_names),
         }
@@ -295,15 +299,21 @@ class EncoderState:
         if isinstance(operation, Standardise):
             return EncodedField(name, "number", 1, 0, (name,), None)
         if isinstance(operation, Bucket):
-            return EncodedField(name, "index", 1, len(operation.boundaries) + 2, (name,), None)
+            return EncodedField(name, "index", 1, self.size_of(operation), (name,), None)
         if isinstance(operation, Slots):
-            feature = self.contract.features[name]
+            feature = self.contract.features.get(name)
             shares = self.contract.shared_feature(feature) if isinstance(feature, History) else None
             columns = tuple(f"{name}__{place}" for place in range(operation.slots))
-            return EncodedField(
-                name, "indices", operation.slots, self.size_of(operation.each), columns, shares
-            )
+            size, beside = self.size_of(operation.each), self.contract.slots_told.get(name)
+            return EncodedField(name, "indices", operation.slots, size, columns, shares, beside)
         return EncodedField(name, "index", 1, self.size_of(operation), (name,), None)
+
+
+def _plain(item: EncodedField) -> dict[str, Any]:
+    plain = {**asdict(item), "columns": list(item.columns)}
+    if item.beside is None:
+        del plain["beside"]
+    return plain
 
 
 def keys_digest(keys: pa.Array) -> str:

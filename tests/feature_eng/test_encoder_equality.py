@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,11 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow]
 CONTRACT = to_contract(
     {
         "name": "fuzz",
-        "source": {"reader": "tables", "tables": {"log": {"path": "log.csv", "format": "csv"}}},
+        "source": {
+            "reader": "tables",
+            "main": "log",
+            "tables": {name: {"path": f"{name}.csv", "format": "csv"} for name in ("log", "carts")},
+        },
         "columns": {"key": ["row"], "user": "user", "item": "item", "time": "at"},
         "scenario": {
             "column": "page",
@@ -54,6 +60,14 @@ CONTRACT = to_contract(
             "stock_bucket": {"kind": "bucketed", "column": "stock", "num_buckets": 4},
             "recent": {"kind": "history", "of": "item", "last": 3},
             "recent_hashed": {"kind": "history", "of": "user_hash", "last": 2},
+            "journey": {
+                "kind": "history",
+                "of": "item",
+                "last": 3,
+                "table": ["log", "carts"],
+                "ages": True,
+                "kinds": True,
+            },
             "seen": {"kind": "count"},
             "clicks": {"kind": "rate", "task": "click"},
         },
@@ -77,6 +91,11 @@ PRICES = st.one_of(
 )
 TAGS = st.lists(st.sampled_from(["", "a", "b", "a b", "Ünï", "\\E", "c", ".", ","]), max_size=6)
 
+AGES = st.sampled_from([1, 2, 3, 4, 63, 64, 2**26 - 1, 2**26, 2**40]) | st.integers(0, 10**6)
+JOURNEYS = st.none() | st.lists(
+    st.tuples(ITEMS, AGES, st.sampled_from(["log", "carts", "other"])), max_size=5
+)
+
 ROW = st.fixed_dictionaries(
     {
         "page": st.sampled_from([-5.0, 0.0, 3.0, 4.0, 9.5, 10.0, 11.0, 12.5]),
@@ -88,6 +107,7 @@ ROW = st.fixed_dictionaries(
         "stock": st.none() | USERS,
         "recent": st.none() | st.lists(st.none() | ITEMS, max_size=5),
         "recent_hashed": st.none() | st.lists(st.none() | USERS, max_size=4),
+        "journey": JOURNEYS,
         "seen": st.none() | st.integers(0, 2**40),
         "clicks": st.none() | st.floats(0, 1),
         "label__click": st.none() | st.integers(0, 1),
@@ -99,7 +119,9 @@ SCHEMA = pa.schema(
         ("row", pa.int64()), ("split", pa.string()), ("page", pa.float64()), ("user", pa.int64()),
         ("item", pa.string()), ("tags", pa.string()), ("words", pa.string()), ("price", pa.float64()),
         ("stock", pa.int64()), ("recent", pa.list_(pa.string())), ("recent_hashed", pa.list_(pa.int64())),
-        ("seen", pa.int64()), ("clicks", pa.float64()), ("label__click", pa.int32()),
+        ("journey", pa.list_(pa.string())), ("journey__ages", pa.list_(pa.int64())),
+        ("journey__kinds", pa.list_(pa.string())), ("seen", pa.int64()), ("clicks", pa.float64()),
+        ("label__click", pa.int32()),
         ("row_weight", pa.float64()),
     ]
 )  # fmt: skip
@@ -117,14 +139,19 @@ def generated_rows(count: int) -> pa.Table:
     @given(ROW)
     def collect(row: dict[str, Any]) -> None:
         place = len(rows)
-        rows.append({**row, "row": place, "split": "test" if place % 4 == 0 else "train"})
+        names = ("journey", "journey__ages", "journey__kinds")
+        slots = row["journey"]
+        told = {
+            name: None if slots is None else [slot[part] for slot in slots] for part, name in enumerate(names)
+        }
+        rows.append({**row, **told, "row": place, "split": "test" if place % 4 == 0 else "train"})
 
     collect()
     assert len(rows) >= count // 2
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def test_spark_and_arrow_give_equal_rows(spark: SparkSession) -> None:
+def test_spark_and_arrow_give_equal_rows(spark: SparkSession, tmp_path: Path) -> None:
     table = generated_rows(600)
     examples = spark_encoder.with_row_id(spark.createDataFrame(table), CONTRACT)
     state = fit(examples, CONTRACT)
@@ -138,13 +165,24 @@ def test_spark_and_arrow_give_equal_rows(spark: SparkSession) -> None:
     assert written.schema.names == ["split", *(name for name, _ in spark_encoder.training_columns(state))]
     assert differences(written, by_arrow, state) == []
     # The comparison means something: values known and unknown, padded and full, were all seen.
-    for name in ("user", "item", "recent__0", "price_bucket"):
+    for name in ("user", "item", "recent__0", "price_bucket", "journey__kinds__0"):
         assert 0 in by_arrow[name], name
         assert by_arrow[name].max() > 1, name
     assert -1 in by_arrow["recent__2"]
     assert -1 in by_arrow["label__click"]
     assert by_arrow["recent__2"].max() > 0
     assert np.isfinite(by_arrow["price"]).all()
+    # Slot k of all three is of one value, and each bucket of ages is twice as long as the one before.
+    padded = by_arrow["journey__2"] == -1
+    assert (padded == (by_arrow["journey__ages__2"] == -1)).all()
+    assert (padded == (by_arrow["journey__kinds__2"] == -1)).all()
+    ages = pc.list_element(raw.sort_by("row_id")["journey__ages"].filter(pa.array(~padded)), 2).to_numpy()
+    expected = [1 + min(26, int(age).bit_length() - 1) if age > 0 else 1 for age in ages]
+    assert by_arrow["journey__ages__2"][~padded].tolist() == expected
+    state.save(tmp_path)
+    assert EncoderState.load(tmp_path).digest == state.digest
+    told = {item.name: item.beside for item in state.fields if item.beside}
+    assert told == {"journey__ages": "journey", "journey__kinds": "journey"}
 
 
 def test_a_difference_is_named() -> None:

@@ -25,7 +25,7 @@ TOLD: dict[str, Any] = {
     "searched": {"kind": "count", "table": "searches", "time": "searched_at"},
     "item_carts": {"kind": "count", "table": "carts", "by": "item", "within": 5},
     "carts_here": {"kind": "count", "table": "carts", "per_scenario": True},
-    "touched": {"kind": "history", "table": ["shown", "carts"], "last": 4},
+    "touched": {"kind": "history", "table": ["shown", "carts"], "last": 4, "ages": True, "kinds": True},
     "liked_or_carted": {"kind": "history", "table": ["carts", "shown"], "last": 3, "when": "click"},
     "seen": {"kind": "count"},
 }
@@ -84,6 +84,8 @@ def slow(row: tuple[Any, ...], drawn: dict[str, list[tuple[Any, ...]]]) -> dict[
             for other in drawn["carts"]
         ),
         "touched": [item for *_, item, _ in both[:4]],
+        "touched__ages": [at - then for then, *_ in both[:4]],
+        "touched__kinds": [("shown", "carts")[table] for _, table, *_ in both[:4]],
         "liked_or_carted": [item for *_, item, counts in both if counts][:3],
         "seen": len(shown),
     }
@@ -108,8 +110,9 @@ def test_what_other_tables_tell_equals_a_slow_loop_over_all_rows(
     related = {name: computed(rows) for name, rows in events.related.items()}
     expected = {row[0]: slow(row, drawn) for row in drawn["shown"]}
     built = computed(with_behaviour(examples, contract, related=related))
-    assert {row["row"]: {name: row[name] for name in TOLD} for row in built.collect()} == expected
-    for name in TOLD:
+    names = contract.behaviour_columns
+    assert {row["row"]: {name: row[name] for name in names} for row in built.collect()} == expected
+    for name in names:
         assert len({str(row[name]) for row in expected.values()}) > 2, name
     check_told(built, events, contract)
 
@@ -201,6 +204,10 @@ def test_columns_and_rows_that_cannot_tell_are_refused_by_name(raw: dict[str, Da
         (
             {"kind": "history", "last": 2, "when": "click", "table": "carts"},
             r"features\.x\.when: labels are of imp",
+        ),
+        (
+            {"kind": "history", "last": 2, "table": "carts", "kinds": True},
+            r"'kinds' tells tables apart; exp",
         ),
         ({"kind": "count", "time": "at"}, r"features\.x\.time: goes with 'table'"),
         (

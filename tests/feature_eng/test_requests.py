@@ -30,7 +30,14 @@ def contract() -> Contract:
         "click_rate": {"kind": "rate", "task": "click", "prior": 0.5, "prior_rows": 2},
         "order_rate": {"kind": "rate", "task": "order", "by": "item"},
         "orders": {"kind": "count", "table": "orders"},
-        "carted": {"kind": "history", "table": ["carts", "shown"], "last": 3, "within": "20s"},
+        "carted": {
+            "kind": "history",
+            "table": ["carts", "shown"],
+            "last": 3,
+            "within": "20s",
+            "ages": True,
+            "kinds": True,
+        },
     }
     tables = {
         "shown": {"path": "x", "format": "csv", "types": {"who": "integer"}},
@@ -74,7 +81,7 @@ def events(raw: dict[str, DataFrame]) -> Events:
 
 
 def test_requests_get_what_the_build_gave_the_same_rows(raw: dict[str, DataFrame], events: Events) -> None:
-    names = list(contract().behaviour_features)
+    names = contract().behaviour_columns
     as_of = 1_000_000_070
     examples = to_examples(events, contract(), as_of)
     built = with_behaviour(examples, contract(), related=events.related)

@@ -21,15 +21,17 @@ FEATURES: dict[str, Behaviour] = {
     "lately": History(kind="history", last=3, within=4),
     "seen_lately": Count(kind="count", within=4),
     "rate_lately": Rate(kind="rate", task="click", prior=0.25, prior_rows=2, within=6),
+    "journey": History(kind="history", last=4, within=9, table=("shown", "carts"), ages=True, kinds=True),
 }
 FACTS = {
     "recent": "item", "longer": "item", "seen": "one", "rate": "label", "lately": "item", "seen_lately": "one",
-    "rate_lately": "label",
+    "rate_lately": "label", "journey": "step",
 }  # fmt: skip
 TYPES = pa.schema(
     [
         ("user", pa.int64()), ("page", pa.string()), ("at__", pa.int64()), ("item", pa.string()),
         ("one", pa.int8()), ("label", pa.int8()), ("row__", pa.struct([("number", pa.int64())])),
+        ("step", pa.struct([("item", pa.string()), ("kind", pa.int8())])),
     ]
 )  # fmt: skip
 
@@ -45,6 +47,7 @@ def drawn(seed: int, rows: int = 150) -> list[dict[str, Any]]:
             "item": draw.choice([None, "x", "y", "z", "w"]),
             "one": draw.choice([None, 1, 1]),
             "label": draw.choice([None, 0, 1]),
+            "step": draw.choice([None, {"item": draw.choice("xyz"), "kind": draw.randrange(2)}]),
             "row__": draw.choice([None, {"number": number}, {"number": number}]),
         }
         for number in range(rows)
@@ -68,6 +71,12 @@ def slow(rows: list[dict[str, Any]], place: int, entity: tuple[str, ...]) -> dic
             row[name] for row in before if row[name] is not None and row["at__"] >= asked["at__"] - within
         ]
 
+    journey = [
+        (row["step"], asked["at__"] - row["at__"])
+        for row in before
+        if row["step"] is not None and row["at__"] >= asked["at__"] - 9
+    ][::-1][:4]
+
     def rate(within: int = 99) -> float:
         labels = known("label", within)
         return float((sum(labels) + 0.5) / (len(labels) + 2))
@@ -81,6 +90,9 @@ def slow(rows: list[dict[str, Any]], place: int, entity: tuple[str, ...]) -> dic
         "lately": known("item", 4)[::-1][:3],
         "seen_lately": len(known("one", 4)),
         "rate_lately": rate(6),
+        "journey": [step["item"] for step, _ in journey],
+        "journey__ages": [age for _, age in journey],
+        "journey__kinds": [("shown", "carts")[step["kind"]] for step, _ in journey],
     }
 
 
@@ -114,9 +126,10 @@ def test_every_row_sees_what_a_look_at_all_pairs_shows(seed: int, entity: tuple[
 
 def test_a_batch_without_rows_that_ask_still_tells_the_next_one() -> None:
     facts = [
-        {"user": 1, "page": "a", "at__": at, "item": "x", "one": 1, "label": 1, "row__": None}
+        {"user": 1, "page": "a", "at__": at, "item": "x", "one": 1, "label": 1, "row__": None,
+         "step": {"item": "y", "kind": at % 2}}
         for at in range(3)
-    ]
+    ]  # fmt: skip
     asking = {
         "user": 1,
         "page": "a",
@@ -125,6 +138,7 @@ def test_a_batch_without_rows_that_ask_still_tells_the_next_one() -> None:
         "one": None,
         "label": None,
         "row__": {"number": 0},
+        "step": None,
     }
     assert answers([*facts, asking], [3], ("user",), FEATURES) == [
         {
@@ -136,5 +150,8 @@ def test_a_batch_without_rows_that_ask_still_tells_the_next_one() -> None:
             "lately": [],
             "seen_lately": 0,
             "rate_lately": 0.25,
+            "journey": ["y"] * 3,
+            "journey__ages": [7, 8, 9],
+            "journey__kinds": ["shown", "carts", "shown"],
         }
     ]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from feature_eng.contract import to_contract
 from feature_eng.encoder.arrow import raw_columns
-from feature_eng.encoder.state import EncoderState, Hash, Lookup, Slots, Standardise
+from feature_eng.encoder.state import Bucket, EncoderState, Hash, Lookup, Slots, Standardise
 from feature_eng.snapshot import SnapshotRef
 from hinet_model.data.batch import BatchLayout
 from hinet_model.models.build import build_model
@@ -49,7 +49,7 @@ def encoder_state() -> EncoderState:
     contract = to_contract(
         {
             "name": "small",
-            "source": {"reader": "tables", "tables": {"rows": {"path": "rows.csv", "format": "csv"}}},
+            "source": {"tables": {name: {"path": f"{name}.csv", "format": "csv"} for name in ("rows", "carts")}},
             "columns": {"key": ["user_id", "item_id"], "user": "user_id", "item": "item_id", "time": "at"},
             "scenario": {
                 "column": "age",
@@ -66,10 +66,14 @@ def encoder_state() -> EncoderState:
                 "genres": {"kind": "multi_valued", "column": "genres", "separator": "|", "slots": 2},
                 "year": {"kind": "numeric", "column": "year"},
                 "recent_items": {"kind": "history", "of": "item", "last": 2},
+                "journey": {
+                    "kind": "history", "of": "item", "last": 2, "table": ["rows", "carts"], "ages": True, "kinds": True,
+                },
             },
             "split": {"method": "time", "fractions": [0.8, 0.1, 0.1]},
         }
-    )
+    )  # fmt: skip
+    ages, kinds = "journey__ages", "journey__kinds"
     return EncoderState(
         contract=contract,
         operations={
@@ -79,11 +83,15 @@ def encoder_state() -> EncoderState:
             "genres": Slots("genres", 2, "|", Lookup("genres", "genres")),
             "year": Standardise("year", "none", 1990.0, 10.0),
             "recent_items": Slots("recent_items", 2, None, Lookup("item_id", "item_id")),
+            "journey": Slots("journey", 2, None, Lookup("item_id", "item_id")),
+            ages: Slots(ages, 2, None, Bucket(ages, (2.0, 60.0))),
+            kinds: Slots(kinds, 2, None, Lookup(kinds, kinds)),
         },
         vocabularies={
             "user_id": pa.array([1, 2, 3, BIG_ID], pa.int64()),
             "item_id": pa.array([10, 20, 30], pa.int64()),
             "genres": pa.array(["comedy", "drama"], pa.string()),
+            kinds: pa.array(["carts", "rows"], pa.string()),
         },
         raw_types={
             "user_id": "int64",
@@ -93,6 +101,9 @@ def encoder_state() -> EncoderState:
             "genres": "string",
             "year": "double",
             "recent_items": "list<int64>",
+            "journey": "list<int64>",
+            ages: "list<int64>",
+            kinds: "list<string>",
         },
     )
 
@@ -107,6 +118,9 @@ def raw_rows(state: EncoderState) -> pa.Table:
         "genres": ["comedy", "drama|comedy|western", "", None, "western"],
         "year": [1990.0, None, 2000.5, 1950.0, 1999.0],
         "recent_items": [[20, 30], [], [77], None, [10, 20, 30]],
+        "journey": [[20, 30], [], [77], None, [10, 20, 30]],
+        "journey__ages": [[1, 90], [], [5000], None, [2, 3, 2**30]],
+        "journey__kinds": [["rows", "carts"], [], ["gone"], None, ["carts", "rows", "carts"]],
     }
     schema = pa.schema(raw_columns(state))
     return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)

@@ -47,7 +47,10 @@ def contract_at(day: int, folder: Path, **sections: Any) -> Contract:
                 "seen": {"kind": "count", "by": "item"},
                 "order_rate": {"kind": "rate", "task": "order"},
                 "ordered_lately": {"kind": "count", "table": "orders", "by": "item", "within": "2d"},
-                "carted": {"kind": "history", "of": "what", "table": ["shown", "carts"], "last": 3},
+                "carted": {
+                    "kind": "history", "of": "what", "table": ["shown", "carts"], "last": 3,
+                    "ages": True, "kinds": True,
+                },
                 "click_rate": {"kind": "rate", "task": "click", "by": "item", "within": "3d"},
             },
             "sampling": {"keep_negatives": 0.5},

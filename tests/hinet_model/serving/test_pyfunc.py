@@ -115,6 +115,7 @@ def test_the_signature_is_wide_and_the_example_fits_it(published: Published) -> 
     model = mlflow.models.Model.load(str(published.mlflow_model))
     inputs = {column["name"]: column["type"] for column in model.signature.inputs.to_dict()}
     names = ["user_id", "item_id", "age", "zip", "genres", "year", "recent_items"]
+    names += ["journey", "journey__ages", "journey__kinds"]
     assert inputs == dict.fromkeys(names, "any")
     assert all(column.required for column in model.signature.inputs.inputs)
     assert model.metadata["kinds"] == encoder_state().raw_types
@@ -204,6 +205,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"recent_items": [1, 2, 3]},
         r"column 'recent_items' is of type int64; expected a list",
     ),
+    "ages of other slots": (
+        {"journey__ages": [[1, 90], [7], [5000]]},
+        r"row 1: column 'journey__ages' lists 1 values; expected 0, as many as 'journey'",
+    ),
+    "a null among ages": ({"journey__ages": [[1, None], [], [5000]]}, r"column 'journey__ages' lists a null"),
     "a list for an id": ({"user_id": [[1], [2], None]}, r"column 'user_id' is of type list"),
     "an object": ({"user_id": [{"a": 1}, 2, 3]}, r"column 'user_id'"),
 }

@@ -38,6 +38,7 @@ def later_state(order: str) -> EncoderState:
         "user_id": pa.array([1, 2, 3, BIG_ID, -5, 50], pa.int64()),
         "item_id": pa.array([10, 20, 30, 15], pa.int64()),
         "genres": pa.array(["comedy", "drama", "action"], pa.string()),
+        "journey__kinds": pa.array(["carts", "rows", "orders"], pa.string()),
     }
     if order == "anew":
         grown = {name: keys.take(pa.compute.sort_indices(keys)) for name, keys in grown.items()}
@@ -61,7 +62,7 @@ def test_scores_of_old_rows_are_unchanged_before_the_first_step(
     assert np.array_equal(again.score(rows), scorer.score(rows))
     # Rows of new values stay as they were drawn.
     new = (model.embedding.weight == drawn).all(dim=1)
-    assert int(new.sum()) == 2 + 1 + 1
+    assert int(new.sum()) == 2 + 1 + 1 + 1
 
 
 def test_each_worker_takes_the_rows_of_its_shard(earlier: Path) -> None:
