@@ -122,6 +122,7 @@ class SlotField:
         size: Number of its indices, "unknown" included.
         shares: Name of the field whose rows it uses too (the history of items uses the item's), else None.
         parts: Rows of the table that make one value of it.
+        beside: Name of the field whose slots it tells more of, slot by slot (ages and kinds of a history), else None.
     """
 
     name: str
@@ -132,6 +133,7 @@ class SlotField:
     size: int
     shares: str | None
     parts: int = 1
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,9 @@ class BatchLayout:
         """Lay out the fields of an encoder's `model_schema()`.
 
         Args:
-            schema: ``{"fields": [{name, kind, slots, size, columns, shares}], "scenario_names",
-                "task_names"}``, and where the data call for them ``"row_weights": True`` and ``"shift":
-                {"task", "kept_negatives"}``.
+            schema: ``{"fields": [{name, kind, slots, size, columns, shares}], "scenario_names", "task_names"}``, in
+                fields that tell more of another's slots its name, ``beside``, and where the data call for them
+                ``"row_weights": True`` and ``"shift": {"task", "kept_negatives"}``.
             widths: Width of the embedding of every id feature that has rows of its own; all have one width
                 if not given. A row of the table is as wide as their greatest common divisor.
 
@@ -179,6 +181,7 @@ class BatchLayout:
         offsets: dict[str, int] = {}
         sizes: dict[str, int] = {}
         parts: dict[str, int] = {}
+        slots = {field["name"]: (field["kind"], len(field["columns"])) for field in schema["fields"]}
         row_dim = math.gcd(*widths.values()) if widths else 1
         for field in schema["fields"]:
             if field["kind"] in ("index", "indices") and field["shares"] is None:
@@ -207,6 +210,11 @@ class BatchLayout:
                     f"field '{name}' has {field['size']} indices but shares the embedding of '{owner}', "
                     f"which has {sizes[owner]}; expected equal sizes"
                 )
+            beside = field.get("beside")
+            if beside is not None and slots.get(beside) != ("indices", len(columns)):
+                raise BatchError(
+                    f"field '{name}' tells of the slots of '{beside}'; expected a field of {len(columns)} of them"
+                )
             num_places = len(columns) * parts[owner]
             slot_fields[name] = SlotField(
                 name=name,
@@ -217,6 +225,7 @@ class BatchLayout:
                 size=sizes[owner],
                 shares=None if shares is None else owner,
                 parts=parts[owner],
+                beside=beside,
             )
             num_lookups += num_places
         shift = schema.get("shift")

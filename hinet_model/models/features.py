@@ -107,7 +107,32 @@ def build_embedding(
         [field.parts for field in layout.slot_fields],
         shard,
         _products(settings, layout),
+        _beside(settings, layout),
     )
+
+
+def _beside(settings: OuterSettings, layout: BatchLayout) -> list[int | None]:
+    """Number of the field to whose slots each one's are added; none where sequences are read apart.
+
+    Raises:
+        ConfigError: Widths that differ: all faults.
+    """
+    fields = layout.slot_fields
+    if settings.sequences == "apart":
+        return [None] * len(fields)
+    places = {field.name: number for number, field in enumerate(fields)}
+    found = [None if field.beside is None else places[field.beside] for field in fields]
+    faults = []
+    for field, other in zip(fields, found, strict=True):
+        if other is not None and field.parts != fields[other].parts:
+            mine, theirs = (_width(settings, one.shares or one.name) for one in (field, fields[other]))
+            faults.append(
+                f"model.embedding_dims: '{field.name}' is of width {mine} and '{fields[other].name}', to which "
+                f"model.sequences adds it, of width {theirs}; expected one width"
+            )
+    if faults:
+        raise ConfigError(faults)
+    return found
 
 
 def _products(settings: OuterSettings, layout: BatchLayout) -> list[tuple[list[int], list[int]]]:
@@ -126,6 +151,9 @@ def _products(settings: OuterSettings, layout: BatchLayout) -> list[tuple[list[i
                 faults.append(f"{where}: '{name}' is a number; expected one of {', '.join(places)}")
             elif name not in places:
                 faults.append(unknown_name(where, name, list(places)))
+            elif settings.sequences == "together" and layout.slot_fields[places[name]].beside is not None:
+                other = layout.slot_fields[places[name]].beside
+                faults.append(f"{where}: model.sequences adds '{name}' to '{other}'; expected '{other}'")
         fields = [layout.slot_fields[places[name]] for name in named if name in places]
         widths = {field.name: _width(settings, field.shares or field.name) for field in fields}
         if len(set(widths.values())) > 1:

@@ -56,6 +56,9 @@ class OuterSettings(Settings):
     `optimiser.table: adagrad` then keeps its accumulator for each of those, not for the value as a whole."""
     embedding_std: float = Field(default=0.01, gt=0.0, le=1.0)
     """Standard deviation of the normal distribution that embedding rows start from."""
+    sequences: Literal["apart", "together"] = "apart"
+    """Of histories with ages or kinds: together: the embeddings of a slot's item, age and kind, all of one width, are
+    added before the slots are pooled, as those of positions are; apart: each is pooled by itself."""
     products: list[ProductSettings] = Field(default=[])
     """Products that join the features, number by number: [{left: [age_group, query], right: [item_id, cuisine]}] adds
     the sum of the left features' embeddings times the sum of the right ones'. All of one product are of one width.

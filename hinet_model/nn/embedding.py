@@ -35,11 +35,13 @@ class FusedEmbedding(nn.Module):
         std: Standard deviation of the normal distribution that rows start from.
         parts: Rows of the table that make one value of each feature; one each if not given.
         shard: Rows that this worker holds; what it lacks must come to it from outside.
+        beside: For each feature the number of the one to whose slots its own are added before they are pooled, or None.
+            Both have as many slots, use the same ones, and are of one width; it then has no place of its own.
         products: Numbers of the id features on either side of each product, all of one width: the sum of the
             left ones times the sum of the right ones, number by number.
 
     Shape:
-        rows_UD: ``(U, D)``  ->  ``(B, F * D + P + X)``
+        rows_UD: ``(U, D)``  ->  ``(B, F * D + P + X)``, ``F`` without the parts of features that are added to others
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class FusedEmbedding(nn.Module):
         parts: Sequence[int] | None = None,
         shard: RowShard = WHOLE,
         products: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
+        beside: Sequence[int | None] | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -60,7 +63,11 @@ class FusedEmbedding(nn.Module):
         self.spans = [(start, stop, many) for (start, stop), many in zip(slot_spans, pooled, strict=True)]
         self.parts = [1] * len(self.spans) if parts is None else list(parts)
         self.products = [(tuple(left), tuple(right)) for left, right in products]
-        self.first_number = sum(self.parts) * dim
+        self.beside = [None] * len(self.spans) if beside is None else list(beside)
+        self.widths = [
+            parts * dim if other is None else 0 for parts, other in zip(self.parts, self.beside, strict=True)
+        ]
+        self.first_number = sum(self.widths)
         self.out_dim = self.first_number + num_numbers
         self.out_dim += sum(self.parts[left[0]] * dim for left, _ in self.products)
         self.num_embeddings, self.shard = num_embeddings, shard
@@ -118,15 +125,22 @@ class FusedEmbedding(nn.Module):
         num_unique = rows_UD.shape[0]
         padded = torch.cat([rows_UD, rows_UD.new_zeros(1, self.dim)])
         features: list[Tensor] = []
-        for first, last, parts, many in self._runs():
-            slots = batch.inverse[:, first:last]
+        for spans, parts, many in self._runs():
+            slots = [batch.inverse[:, first:last] for first, last in spans]
             if many:
                 # The slots of each part are a bag of their own; all parts lack the same slots.
-                bags = slots.reshape(-1, (last - first) // parts) if parts > 1 else slots
-                pooled = F.embedding_bag(bags, padded, mode="mean", padding_idx=num_unique)
+                bags = [each.reshape(-1, each.shape[1] // parts) if parts > 1 else each for each in slots]
+                pooled = F.embedding_bag(
+                    torch.cat(bags, dim=1) if len(bags) > 1 else bags[0],
+                    padded,
+                    mode="mean",
+                    padding_idx=num_unique,
+                )
+                # The mean of sums over slots: all features of a bag lack the same slots.
+                pooled = pooled * len(bags) if len(bags) > 1 else pooled
                 features.append(pooled.view(-1, parts * self.dim))
             else:
-                features.append(F.embedding(slots, padded).flatten(1))
+                features.append(F.embedding(slots[0], padded).flatten(1))
         features.append(batch.numbers)
         x_BD = torch.cat(features, dim=1)
         if not self.products:
@@ -139,20 +153,28 @@ class FusedEmbedding(nn.Module):
         return torch.stack([x_BD[:, self._place(field)] for field in fields]).sum(dim=0)
 
     def _place(self, field: int) -> slice:
-        first = sum(self.parts[:field]) * self.dim
-        return slice(first, first + self.parts[field] * self.dim)
+        other = self.beside[field]
+        if other is not None:
+            return self._place(other)
+        first = sum(self.widths[:field])
+        return slice(first, first + self.widths[field])
 
-    def _runs(self) -> list[tuple[int, int, int, bool]]:
-        """The spans with their parts, neighbours of one slot each merged: they are one look-up."""
-        runs: list[tuple[int, int, int, bool]] = []
-        for (first, last, many), parts in zip(self.spans, self.parts, strict=True):
-            if runs and not many and not runs[-1][3]:
-                runs[-1] = (runs[-1][0], last, 1, False)
+    def _runs(self) -> list[tuple[list[tuple[int, int]], int, bool]]:
+        """The spans of what is looked up at once, and their parts: neighbours of one slot each, or what is pooled."""
+        runs: list[tuple[list[tuple[int, int]], int, bool]] = []
+        for field, ((first, last, many), parts) in enumerate(zip(self.spans, self.parts, strict=True)):
+            if self.beside[field] is not None:
+                continue
+            if runs and not many and not runs[-1][2] and runs[-1][0][0][1] == first:
+                runs[-1] = ([(runs[-1][0][0][0], last)], 1, False)
             else:
-                runs.append((first, last, parts, many))
+                added = [
+                    span[:2] for span, other in zip(self.spans, self.beside, strict=True) if other == field
+                ]
+                runs.append(([(first, last), *added], parts, many))
         return runs
 
     def columns_of(self, field: int) -> list[int]:
-        """Places of id feature number ``field`` in a row of features."""
+        """Places of id feature number ``field`` in a row of features, or of the one that it is added to."""
         place = self._place(field)
         return list(range(place.start, place.stop))

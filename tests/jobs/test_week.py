@@ -34,7 +34,8 @@ class Platform:
         self.folder, self.store, self.patch = folder, store, patch
         self.config = write_settings(
             folder / "train.yml", folder, store, "week", table="days",
-            model={"embedding_dim": 8, "sub_experts": 2, "sub_expert_dims": [8], "expert_dims": [8], "tower_dims": [8]},
+            model={"embedding_dim": 8, "sequences": "together", "sub_experts": 2, "sub_expert_dims": [8],
+                   "expert_dims": [8], "tower_dims": [8]},
             training={"epochs": 1, "workers": 1, "lanes": 2, "batch_size": 64},
         )  # fmt: skip
 
