@@ -59,7 +59,9 @@ def main(config: str, impressions: str, output: str, repeats: str, report: str) 
         rows = requests.count()
         variants: dict[str, Callable[[], DataFrame]] = {
             "ready": lambda: delta.read(spark, examples, number),
-            "requests": lambda: with_features(requests, events, contract),
+            "requests": lambda: with_features(
+                requests, events, delta.read(spark, examples, number), contract
+            ),
         }
         rates: dict[str, list[float]] = {name: [] for name in variants}
         # The first of each loads the model and compiles; it does not count.

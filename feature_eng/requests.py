@@ -1,7 +1,7 @@
 """Requests: rows that shall be scored and have no labels yet, given the features of what came before them.
 
 What happened before a row is the same question with a label and without one. So requests go through the very step that
-makes the examples (`feature_eng.behaviour`), told by the same events.
+makes the examples (`feature_eng.behaviour`), told by these and by the other tables of events.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from feature_eng.events import Events
 from feature_eng.events.times import time_refusal, to_seconds
 from feature_eng.events.values import raw_column, refusal, to_typed
 from feature_eng.events.wanted import declared_type, wanted_type
-from feature_eng.examples import to_examples
 from foundation.settings import UserError
 
 
@@ -24,16 +23,14 @@ class RequestError(UserError):
     """Requests that cannot be read as the contract reads impressions."""
 
 
-def with_features(
-    requests: DataFrame, events: Events, contract: Contract, as_of: int | None = None
-) -> DataFrame:
+def with_features(requests: DataFrame, events: Events, examples: DataFrame, contract: Contract) -> DataFrame:
     """Requests as raw rows of the contract, with its behaviour features.
 
     Args:
         requests: Columns as the raw table of the impressions has them; labels and what they are made of are not needed.
         events: What happened.
+        examples: What the same build made of it: its labels are those that rates and histories are made of.
         contract: The data contract.
-        as_of: As in `feature_eng.examples.to_examples`, for the labels that rates and histories are made of.
 
     Returns:
         The requests' columns; those that the contract reads are typed, and called, as examples store them.
@@ -46,8 +43,7 @@ def with_features(
     others = [raw_column(name) for name in requests.columns if name not in read and name not in taken]
     typed = requests.select(*others, *(value.alias(stored_name(name)) for name, value in read.items()))
     _refuse_unreadable(requests, read, contract)
-    told_by = to_examples(events, contract, as_of)
-    return with_behaviour(typed, contract, told_by=told_by, related=events.related)
+    return with_behaviour(typed, contract, told_by=examples, related=events.related)
 
 
 def _columns(requests: DataFrame, events: Events, contract: Contract) -> dict[str, Column]:

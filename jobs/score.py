@@ -20,10 +20,7 @@ from feature_eng.contract import stored_name
 from feature_eng.events.stored import stored_events
 from feature_eng.origin import origin_of
 from feature_eng.requests import with_features
-from feature_eng.snapshot import (
-    AS_OF,
-    CONTRACT_FINGERPRINT,
-)
+from feature_eng.snapshot import CONTRACT_FINGERPRINT
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
 from foundation.session import job_session
@@ -173,17 +170,16 @@ def with_features_of_past(
     scorer: Scorer,
     version: registry.RegisteredVersion,
 ) -> DataFrame:
-    """Requests with their behaviour features, from the events of the newest build of the model's contract."""
+    """Requests with their behaviour features, from what the newest build of the model's contract knows."""
     training = settings.data.location
     properties = delta.properties(training)
     origin = origin_of(training, properties)
     refuse_foreign(training, properties.get(CONTRACT_FINGERPRINT), scorer, version)
     contract = scorer.state.contract
     events = stored_events(spark, contract, origin.root, origin.tables)
-    say(
-        f"requests  features of what came before them, from {origin.root}/events version {origin.tables['events']}"
-    )
-    return with_features(rows, events, contract, int(properties[AS_OF]) if AS_OF in properties else None)
+    examples = delta.read_earlier(spark, origin.examples, origin.version)
+    say(f"requests  features of what came before them, from {origin.examples} version {origin.version}")
+    return with_features(rows, events, examples, contract)
 
 
 def with_lineage(scores: DataFrame, lineage: dict[str, str]) -> DataFrame:

@@ -57,7 +57,8 @@ def with_behaviour(
         dict.fromkeys(entity_of(contract, one) for one in features.values()), key=_users_last(contract)
     ):
         own = {name: one for name, one in features.items() if entity_of(contract, one) == entity}
-        frame = _with_features_of(frame, told_by, related or {}, contract, entity, own)
+        asked = examples.select(*entity_values(examples, contract, entity)).distinct()
+        frame = _with_features_of(frame, asked, told_by, related or {}, contract, entity, own)
     return frame.select(*map(quoted, examples.columns), *contract.behaviour_columns) if features else examples
 
 
@@ -67,6 +68,7 @@ def _users_last(contract: Contract) -> Callable[[Entity], bool]:
 
 def _with_features_of(
     frame: DataFrame,
+    asked: DataFrame,
     told_by: DataFrame | None,
     related: Mapping[str, DataFrame],
     contract: Contract,
@@ -93,7 +95,6 @@ def _with_features_of(
         _other_facts(related[table], table, contract, entity, facts, teller.schema) for table in facts.tables
     ]
     if told_by is not None:
-        asked = parts[0].select(*names).distinct()
         parts[1:] = [part.join(asked, on=list(names), how="left_semi") for part in parts[1:]]
     timeline = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
     sorted_by = [f"order__{place}" for place in range(len(order)) if facts.moments or told_by is None]

@@ -87,7 +87,10 @@ def test_requests_get_what_the_build_gave_the_same_rows(raw: dict[str, DataFrame
     built = with_behaviour(examples, contract(), related=events.related)
     expected = {row["row"]: [row[name] for name in names] for row in built.collect()}
     asked = raw["shown"].drop("clicked", "dwell").withColumn("from_where", F.lit("rest"))
-    found = with_features(asked, events, contract(), as_of).collect()
+    made = with_features(asked, events, examples, contract())
+    # One pass for items, one for users.
+    assert made._jdf.queryExecution().executedPlan().toString().count("MapInArrow") == 2
+    found = made.collect()
     assert {row["row"]: [row[name] for name in names] for row in found} == expected
     assert len(expected) == 70
     assert {row["from_where"] for row in found} == {"rest"}
@@ -102,14 +105,14 @@ def test_rows_after_the_log_see_all_of_it_and_do_not_see_each_other(
     asked = raw["shown"].select(
         "who", F.lit("a").alias("what"), F.lit(2_000_000_000_000).alias("at"), "page", "price"
     )
-    found = with_features(asked, events, contract()).collect()
+    found = with_features(asked, events, to_examples(events, contract()), contract()).collect()
     assert {row["seen"] for row in found} == {raw["shown"].where("what = 'a'").count()}
 
 
 def test_what_requests_lack_is_told_by_name(raw: dict[str, DataFrame], events: Events) -> None:
     asked = raw["shown"].drop("who", "price")
     with pytest.raises(RequestError, match=r"column 'who' is missing\n.*column 'price' is missing$"):
-        with_features(asked, events, contract())
+        with_features(asked, events, to_examples(events, contract()), contract())
     strange = raw["shown"].withColumn("at", F.when(F.col("row") != "r05", F.col("at")))
     with pytest.raises(RequestError, match=r"^requests: 1 rows have no usable value in 'at'$"):
-        with_features(strange, events, contract())
+        with_features(strange, events, to_examples(events, contract()), contract())
