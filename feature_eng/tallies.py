@@ -36,7 +36,7 @@ def by_day(examples: DataFrame, contract: Contract, root: str, version: int) -> 
     files = delta.partitions(stores.join(root, "examples"), version, ON_DATE)
     keys = {day: _digest(contract, names) for day, names in files.items()}
     place = stores.join(root, "tallies.json")
-    known: dict[str, list[Tally]] = json.loads(stores.read_text(place)) if stores.exists(place) else {}
+    known = _known(place)
     missing = {day for day, key in keys.items() if key not in known}
     if missing:
         counted = tally(examples.where(is_one_of(missing)), contract, ON_DATE)
@@ -48,6 +48,15 @@ def by_day(examples: DataFrame, contract: Contract, root: str, version: int) -> 
             ]
         stores.write_text(place, json.dumps({key: known[key] for key in sorted(keys.values())}))
     return {day: known[key] for day, key in keys.items()}
+
+
+def _known(place: str) -> dict[str, list[Tally]]:
+    """What was counted before; nothing where that cannot be read, and all is counted again."""
+    try:
+        found = json.loads(stores.read_text(place)) if stores.exists(place) else {}
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 def _digest(contract: Contract, files: frozenset[str]) -> str:

@@ -48,7 +48,11 @@ def _aligned(frame: DataFrame, name: str, like: T.StructType | None) -> Column:
     """A column in the type that it has in other rows; what that type cannot hold is null, as none of them has it."""
     own = frame.schema[stored_name(name)].dataType
     wanted = own if like is None else like[stored_name(name)].dataType
-    return column(name) if own == wanted else column(name).try_cast(wanted)
+    if own == wanted:
+        return column(name)
+    aligned = column(name).try_cast(wanted)
+    # A cast cuts fractions off, and would make 7 of 7.5.
+    return F.when(aligned.try_cast(own) == column(name), aligned)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,7 @@ def check_told(examples: DataFrame, events: Events, contract: Contract) -> None:
             faults.append(f"{', '.join(f'features.{name}' for name in features)}: {fault}")
             continue
         faults += [
-            f"features.{name}: no row of {table!r} lies within {features[name].within:,} s before a row of equal "
-            f"{_named(entity)}; expected another 'within', or times read in another way"
+            f"features.{name}: {_empty(table, entity, features[name], contract)}"
             for name in alone
             if name not in told
         ]
@@ -102,6 +101,20 @@ def _untold(table: str, entity: Entity, events: Events, contract: Contract) -> s
         for name, frame in ((contract.source.main_table, impressions), (table, others))
     )
     return f"none of {rows:,} rows of {table!r} has the {_named(entity)} of an impression; there are {seen}"
+
+
+def _empty(table: str, entity: Entity, feature: Behaviour, contract: Contract) -> str:
+    """Why a feature knows nothing of rows that come before others of equal entity."""
+    if feature.within is not None:
+        return (
+            f"no row of {table!r} lies within {feature.within:,} s before a row of equal {_named(entity)}; expected "
+            "another 'within', or times read in another way"
+        )
+    assert isinstance(feature, History), "a count without a window counts all rows before"
+    return (
+        f"no row of {table!r} before a row of equal {_named(entity)} has a value in "
+        f"{contract.history_column(feature)!r}; expected another column, or its values read in another way"
+    )
 
 
 def _named(entity: Entity) -> str:

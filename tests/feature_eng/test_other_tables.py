@@ -161,6 +161,41 @@ def test_a_table_that_tells_nothing_stops_the_build_by_name(raw: dict[str, DataF
 
 
 @pytest.mark.spark
+def test_a_history_of_a_column_without_values_stops_the_build_by_name(raw: dict[str, DataFrame]) -> None:
+    contract = contract_of(
+        query={"kind": "categorical", "column": "query"},
+        queries={
+            "kind": "history", "of": "query", "table": "searches", "time": "searched_at", "last": 2,
+        },
+    )  # fmt: skip
+    spark = raw["shown"].sparkSession
+    searches = spark.createDataFrame([(1, 90, None)], "who long, searched_at long, query string")
+    shown = spark.createDataFrame([("r", 1, "a", 100, 1, 1.0, 1, "hat")], f"{SHOWN}, query string")
+    events = to_events({**raw, "shown": shown, "searches": searches}, contract)
+    built = with_behaviour(to_examples(events, contract), contract, related=events.related)
+    with pytest.raises(ContractError) as caught:
+        check_told(built, events, contract)
+    assert caught.value.faults == [
+        "features.queries: no row of 'searches' before a row of equal who has a value in 'query'; expected another "
+        "column, or its values read in another way"
+    ]
+
+
+@pytest.mark.spark
+def test_an_id_with_a_fraction_is_not_the_whole_number_below_it(raw: dict[str, DataFrame]) -> None:
+    spark = raw["shown"].sparkSession
+    contract = contract_of(
+        hour={"kind": "numeric", "column": "page"},
+        by_page={"kind": "count", "table": "searches", "time": "searched_at", "by": "page"},
+    )
+    searches = spark.createDataFrame([(1.0, 90), (1.5, 90), (2.0, 90)], "page double, searched_at long")
+    shown = spark.createDataFrame([("r", 1, "a", 100, 1, 1.0, 1)], SHOWN)
+    events = to_events({**raw, "shown": shown, "searches": searches}, contract)
+    built = with_behaviour(to_examples(events, contract), contract, related=events.related)
+    assert built.first()["by_page"] == 1
+
+
+@pytest.mark.spark
 def test_columns_and_rows_that_cannot_tell_are_refused_by_name(raw: dict[str, DataFrame]) -> None:
     def faults(**changed: DataFrame) -> list[str]:
         with pytest.raises(ContractError) as caught:

@@ -55,3 +55,6 @@ def test_only_days_whose_files_are_new_are_counted(spark: SparkSession, tmp_path
     assert len(json.loads((tmp_path / "tallies.json").read_text())) == 2
     (tmp_path / "tallies.json").unlink()
     assert add_up(tallies(stored, CONTRACT, root, 1), CONTRACT) == count_cells(stored, CONTRACT)
+    for damaged in ('{"', "[]"):
+        (tmp_path / "tallies.json").write_text(damaged)
+        assert add_up(tallies(stored, CONTRACT, root, 1), CONTRACT) == count_cells(stored, CONTRACT)
