@@ -74,7 +74,7 @@ def arguments() -> argparse.ArgumentParser:
         help="where tables go, a path or a URI (%(default)s)",
     )
     parser.add_argument(
-        "--rows-per-group", type=int, metavar="N",
+        "--rows-per-group", type=number_of_rows, metavar="N",
         help=f"most rows of a row group of the training table (default: {training_table.ROWS_PER_GROUP:,}, or "
         f"{training_table.ROWS_PER_GROUP_OF_A_DAY:,} of a table by date)",
     )  # fmt: skip
@@ -96,6 +96,17 @@ def arguments() -> argparse.ArgumentParser:
         help="write the training table though it lies further from the one before than the contract allows",
     )  # fmt: skip
     return parser
+
+
+def number_of_rows(text: str) -> int:
+    """Read a number of rows, 1 at least.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more")
+    return int(text)
 
 
 def main() -> None:

@@ -173,6 +173,18 @@ def test_as_of_is_the_end_of_a_day_or_a_time_and_needs_one_in_the_contract(job: 
         job.second_of("1970-01-02", to_contract(mapping))
 
 
+@pytest.mark.parametrize("rows", ["0", "-4", "many"])
+def test_a_row_group_has_a_row_at_least(
+    job: ModuleType, rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        job.arguments().parse_args(["--contract", "shop.yml", f"--rows-per-group={rows}"])
+    assert ended.value.code == 2
+    assert (
+        f"argument --rows-per-group: '{rows}': expected a whole number, 1 or more" in capsys.readouterr().err
+    )
+
+
 def test_help_shows_examples(job: ModuleType) -> None:
     text = job.arguments().format_help()
     assert "spark-submit" in text
