@@ -22,6 +22,7 @@ from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.agreement import check_agreement
 from feature_eng.encoder.growth import fit_or_grow
 from feature_eng.encoder.state import EncoderState
+from feature_eng.events.dates_alone import check_times
 from feature_eng.events.stored import stored_events
 from feature_eng.events.tables import write_events
 from feature_eng.examples_table import write_examples
@@ -31,6 +32,7 @@ from feature_eng.sampling import check_shift
 from feature_eng.snapshot import (
     AS_OF,
     CELLS,
+    DATA_VERSION,
     END,
     EXAMPLES_PATH,
     EXAMPLES_VERSION,
@@ -165,12 +167,13 @@ def build(
         describe(cells, contract)
         check_splits(cells, contract)
         events = stored_events(spark, contract, root, versions)
+        check_times(events, contract)
         check_label_matches(events, cells, contract)
         check_told(examples, events, contract)
         check_shift(examples, contract)
     examples = examples.where(F.col("split").isin(list(SPLITS)))
     with stage("encoder"):
-        state = fit_or_grow(examples, contract, stores.join(root, "training"))
+        state = fit_or_grow(examples, contract, stores.join(root, "training"), data_version)
         encoder_path = stores.join(root, "encoder", state.digest)
         state.save(encoder_path)
         logger.info("encoder fitted on train: %s", encoder_path)
@@ -195,7 +198,7 @@ def build(
                 rows_per_group=rows_per_group,
                 seed=seed,
                 properties={
-                    "hinet.data_version": data_version,
+                    DATA_VERSION: data_version,
                     SOURCES: json.dumps(sources),
                     TABLES: json.dumps(versions),
                     **({} if as_of is None else {AS_OF: str(as_of)}),

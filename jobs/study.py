@@ -29,6 +29,7 @@ from feature_eng.contract import Contract, load_contract
 from feature_eng.origin import origin_of
 from feature_eng.snapshot import (
     CONTRACT_FINGERPRINT,
+    DATA_VERSION,
     SnapshotError,
     SnapshotRef,
 )
@@ -149,7 +150,7 @@ def prepare(study: StudySettings, warehouse: str, folder: Path) -> Data:
     with job_session("study", places=[table]) as spark:
         snapshot = delta.snapshot(spark, table)
         properties = delta.properties(table, snapshot.version)
-        version = data_version(snapshot, properties["hinet.data_version"])
+        version = data_version(snapshot, properties[DATA_VERSION])
         place = folder / "test_rows" / f"{version}.npz"
         if not place.exists():
             logger.info("collecting the test rows")

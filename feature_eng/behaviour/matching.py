@@ -9,22 +9,17 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from feature_eng.behaviour.facts import Entity, entity_names, entity_of, entity_values
-from feature_eng.contract import Behaviour, Contract, ContractError, History, Time
-from feature_eng.dates import date_of
+from feature_eng.contract import Behaviour, Contract, ContractError, History
 from feature_eng.events import Events, column
 from feature_eng.events.joining import seen_keys
 
 _FIRST, _LAST = "first__", "last__"
-_LOOKED_AT = 1_000
-"""Rows of a table that are looked at for whether its times are dates."""
-_FEW = 20
-"""Fewer rows than these may all be of a day's first second by chance."""
 
 
 def check_told(examples: DataFrame, events: Events, contract: Contract) -> None:
-    """Stop where rows of another table tell no example anything, or would tell what comes later that day.
+    """Stop where rows of another table tell no example anything.
 
-    Tables are read whole only where the examples leave it open: a feature of this table alone is empty in all of them,
+    Tables are looked at only where the examples leave it open: a feature of this table alone is empty in all of them,
     or only features of several tables read it.
 
     Args:
@@ -35,16 +30,6 @@ def check_told(examples: DataFrame, events: Events, contract: Contract) -> None:
     Raises:
         ContractError: Names the features and their table, with the keys on both sides, or how times lie.
     """
-    faults = [
-        f"{', '.join(f'features.{name}' for name in contract.readers_of(table))}: the rows of {table!r} are of a day's "
-        "first second, as dates are read, and would be seen before they came; expected times, or the day's end, as in "
-        f"source.tables.{table}.select: {{{reading.column}: \"concat({reading.column}, ' 23:59:59')\"}}"
-        for table, reading in contract.related_times.items()
-        if contract.readers_of(table) and _has_dates_alone(events.related[table], reading)
-    ]
-    own = contract.columns.time_reading
-    if faults and own is not None and not _has_dates_alone(events.impressions, own):
-        raise ContractError(faults)
     groups: dict[tuple[str, Entity], dict[str, Behaviour]] = {}
     for table in contract.related_times:
         for name, feature in contract.readers_of(table).items():
@@ -66,14 +51,6 @@ def check_told(examples: DataFrame, events: Events, contract: Contract) -> None:
         ]
     if faults:
         raise ContractError(faults)
-
-
-def _has_dates_alone(rows: DataFrame, reading: Time) -> bool:
-    """Whether times seem to be dates: all that are looked at are the first second of a day."""
-    at, zone = column(reading.column), reading.zone or "UTC"
-    is_first = date_of(at, zone) != date_of(at - 1, zone)
-    firsts = [row[0] for row in rows.select(is_first).limit(_LOOKED_AT).collect()]
-    return len(firsts) >= _FEW and all(firsts)
 
 
 def _told(examples: DataFrame, features: Mapping[str, Behaviour]) -> set[str]:

@@ -17,7 +17,7 @@ class Encoding(Section):
         begins: ``nothing``: it is fitted anew. ``previous``: it keeps every index, boundary, mean and deviation of the
             newest training table's encoder; values that are new, ``min_count`` times in train, get new indices.
         forget_after: Builds in a row that a value must be missing from train until its index is free for a new one;
-            never when left out.
+            never when left out. A build of the same rows again does not count.
     """
 
     begins: Literal["nothing", "previous"] = Field(default="nothing", alias="from")

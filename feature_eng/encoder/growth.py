@@ -13,22 +13,25 @@ from feature_eng import delta
 from feature_eng.contract import Contract
 from feature_eng.encoder.fit import fit
 from feature_eng.encoder.state import EncoderState, Lookup, Slots
-from feature_eng.snapshot import ENCODER_PATH
+from feature_eng.snapshot import DATA_VERSION, ENCODER_PATH
 from foundation.job import say, say_table
 
 
-def fit_or_grow(examples: DataFrame, contract: Contract, training: str) -> EncoderState:
+def fit_or_grow(examples: DataFrame, contract: Contract, training: str, data_version: str) -> EncoderState:
     """An encoder that is fitted anew, or grown from that of the newest training table where the contract says so.
 
     Args:
         examples: As `fit` reads them.
         contract: The data contract.
         training: Place of the training table.
+        data_version: Digest of all examples: a build that is run again makes no value older.
     """
     if contract.encoder is None or contract.encoder.begins != "previous" or not delta.exists(training):
         return fit(examples, contract)
-    previous = EncoderState.load(delta.properties(training)[ENCODER_PATH])
-    found = grown(fit(examples, contract, previous), previous)
+    record = delta.properties(training)
+    previous = EncoderState.load(record[ENCODER_PATH])
+    is_again = record.get(DATA_VERSION) == data_version
+    found = grown(fit(examples, contract, previous), previous, is_again=is_again)
     sizes = [
         (name, len(previous.vocabularies.get(name, ())), len(keys))
         for name, keys in found.vocabularies.items()
@@ -39,7 +42,7 @@ def fit_or_grow(examples: DataFrame, contract: Contract, training: str) -> Encod
     return found
 
 
-def grown(fresh: EncoderState, previous: EncoderState) -> EncoderState:
+def grown(fresh: EncoderState, previous: EncoderState, *, is_again: bool = False) -> EncoderState:
     """The previous encoder, with the values that are new.
 
     Every value keeps its index; what is new in the contract is as it was fitted. A new value takes an index that was
@@ -48,6 +51,7 @@ def grown(fresh: EncoderState, previous: EncoderState) -> EncoderState:
     Args:
         fresh: Fitted on this build's training rows alone, but for the numbers that `fit` keeps.
         previous: The encoder of the build before.
+        is_again: Whether both builds are of the same rows, so that no value was unseen for longer.
     """
     forget_after = fresh.contract.encoder.forget_after if fresh.contract.encoder else None
     vocabularies, ages = {}, {}
@@ -60,16 +64,16 @@ def grown(fresh: EncoderState, previous: EncoderState) -> EncoderState:
         age = previous.ages.get(name)
         if age is None or len(age) != len(before):
             age = pa.array(np.zeros(len(before), np.int32))
-        vocabularies[name], ages[name] = _grown(keys, before, age, forget_after)
+        vocabularies[name], ages[name] = _grown(keys, before, age, forget_after, 0 if is_again else 1)
     return replace(fresh, vocabularies=vocabularies, ages=ages)
 
 
 def _grown(
-    fresh: pa.Array, before: pa.Array, age: pa.Array, forget_after: int | None
+    fresh: pa.Array, before: pa.Array, age: pa.Array, forget_after: int | None, builds: int
 ) -> tuple[pa.Array, pa.Array]:
     """Keys in the order of their indices, null where one is free; and how many builds each was not seen."""
     is_seen = pc.is_in(before, value_set=fresh)
-    ages = np.where(is_seen.to_numpy(zero_copy_only=False), 0, age.to_numpy(zero_copy_only=False) + 1)
+    ages = np.where(is_seen.to_numpy(zero_copy_only=False), 0, age.to_numpy(zero_copy_only=False) + builds)
     if forget_after is not None:
         before = pc.if_else(pa.array(ages < forget_after), before, pa.scalar(None, before.type))
     free = np.flatnonzero(before.is_null().to_numpy(zero_copy_only=False))

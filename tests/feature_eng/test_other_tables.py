@@ -182,36 +182,6 @@ def test_a_history_of_a_column_without_values_stops_the_build_by_name(raw: dict[
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
-def test_dates_that_would_tell_of_the_day_to_come_stop_the_build(
-    raw: dict[str, DataFrame], zone: str
-) -> None:
-    reading = {"column": "searched_at", "zone": zone}
-    contract = contract_of(searched={"kind": "count", "table": "searches", "time": reading})
-    number = F.col("id")
-    days = raw["shown"].sparkSession.range(20).select(
-        (number % 4).alias("who"), F.date_add(F.lit("2024-03-01"), number.cast("int")).alias("searched_at")
-    )  # fmt: skip
-    shown = raw["shown"].withColumn("at", F.lit(1_711_000_000) + F.col("at"))
-
-    def check(**changed: DataFrame) -> None:
-        events = to_events({**raw, "shown": shown, "searches": days, **changed}, contract)
-        built = with_behaviour(to_examples(events, contract), contract, related=events.related)
-        check_told(built, events, contract)
-
-    with pytest.raises(ContractError) as caught:
-        check()
-    assert caught.value.faults == [
-        "features.searched: the rows of 'searches' are of a day's first second, as dates are read, and would be seen "
-        "before they came; expected times, or the day's end, as in source.tables.searches.select: {searched_at: "
-        "\"concat(searched_at, ' 23:59:59')\"}"
-    ]
-    check(searches=days.withColumn("searched_at", F.expr("concat(searched_at, ' 23:59:59')")))
-    if zone == "UTC":  # and where impressions are of whole days, none sees another of its own
-        check(shown=shown.withColumn("at", F.lit(19_900 * 86_400)))
-
-
-@pytest.mark.spark
 def test_an_id_with_a_fraction_is_not_the_whole_number_below_it(raw: dict[str, DataFrame]) -> None:
     spark = raw["shown"].sparkSession
     contract = contract_of(

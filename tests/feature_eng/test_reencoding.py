@@ -19,7 +19,7 @@ from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.growth import fit_or_grow
 from feature_eng.encoder.state import Bucket, EncoderState, Lookup, Standardise
 from feature_eng.reencoding import days_to_encode, moved_values
-from feature_eng.snapshot import EXAMPLES_VERSION, SnapshotRef
+from feature_eng.snapshot import DATA_VERSION, EXAMPLES_VERSION, SnapshotRef
 
 CONTRACT = small_contract(
     features={
@@ -67,7 +67,7 @@ class Table:
         """Which days were written, and the table."""
         examples = delta.read(self.spark, self.root / "examples", version)
         examples = examples.where(F.col("split").isin(list(SPLITS)))
-        self.state = fit_or_grow(examples, CONTRACT, str(self.training))
+        self.state = fit_or_grow(examples, CONTRACT, str(self.training), str(version))
         place = self.root / "encoder" / self.state.digest
         self.state.save(place)
         layout = training_table.layout(2, seed)
@@ -76,7 +76,7 @@ class Table:
         snapshot = training_table.write(
             whole if days is None else whole.where(is_one_of(days)),
             self.training, self.state, place, rows_per_group=2, seed=seed,
-            properties={EXAMPLES_VERSION: str(version)}, days=days,
+            properties={EXAMPLES_VERSION: str(version), DATA_VERSION: str(version)}, days=days,
         )  # fmt: skip
         assert rows_of(delta.read(self.spark, self.training)) == rows_of(whole)
         whole.unpersist()
@@ -125,6 +125,7 @@ def test_days_written_one_by_one_are_row_for_row_what_all_examples_give(
     # Nothing has come: nothing is encoded.
     days, fifth = table.build(delta.newest_version(tmp_path / "examples"))
     assert (days, fifth.files, fifth.version) == (set(), fourth.files, fourth.version + 1)
+    assert fifth.encoder_digest == fourth.encoder_digest
     layout = training_table.layout(2, 1)
     assert (
         days_to_encode(delta.read(spark, tmp_path / "examples"), table.state, str(tmp_path), 0, layout)

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from feature_eng import delta, row_order, training_table
 from feature_eng.contract import to_contract
 from feature_eng.encoder.state import EncoderError, EncoderState, Lookup
-from feature_eng.snapshot import SnapshotRef
+from feature_eng.snapshot import DATA_VERSION, SnapshotRef
 
 pytestmark = pytest.mark.spark
 
@@ -171,13 +171,13 @@ def test_the_table_says_how_it_was_made_and_how_long_versions_stay(
 ) -> None:
     snapshot = training_table.write(
         encoded_rows(spark, 20, 2), tmp_path / "t", STATE, tmp_path / "e",
-        retention="interval 90 days", properties={"hinet.data_version": "abc"},
+        retention="interval 90 days", properties={DATA_VERSION: "abc"},
     )  # fmt: skip
     assert (snapshot.contract_name, snapshot.contract_fingerprint) == ("shop", CONTRACT.fingerprint)
     assert (snapshot.encoder_path, snapshot.encoder_digest) == (str(tmp_path / "e"), STATE.digest)
     detail = spark.sql(f"DESCRIBE DETAIL delta.`{tmp_path / 't'}`").collect()[0]
     assert detail["partitionColumns"] == ["split"]
-    assert detail["properties"]["hinet.data_version"] == "abc"
+    assert detail["properties"][DATA_VERSION] == "abc"
     assert detail["properties"]["delta.enableDeletionVectors"] == "false"
     assert detail["properties"]["delta.deletedFileRetentionDuration"] == "interval 90 days"
 
