@@ -230,19 +230,16 @@ def _seesaw(findings: Findings) -> str:
 
 
 def _trials(findings: Findings) -> str:
-    """What each final trial gave, and the epochs at which it was best."""
-    epochs = len(findings.row(findings.study.reference).outcomes[0]["validation"])
+    """What each final trial gave, and the epochs at which it was best, of those that it was trained for."""
     lines = [
         [
             row.variant,
             " ".join(_number(_mean_auc(one)) for one in row.outcomes),
-            " ".join(str(one["best_epoch"] + 1) for one in row.outcomes),
+            ", ".join(f"{one['best_epoch'] + 1} of {len(one['validation'])}" for one in row.outcomes),
         ]
         for row in findings.variants
     ]
-    return "## Seed by seed\n\n" + _table(
-        ["variant", "mean test AUC of each seed", f"best epoch of {epochs}"], lines
-    )
+    return "## Seed by seed\n\n" + _table(["variant", "mean test AUC of each seed", "best epoch"], lines)
 
 
 def _mean_auc(outcome: Mapping[str, Any]) -> float:
