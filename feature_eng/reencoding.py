@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from feature_eng import delta
 from feature_eng.dates import ON_DATE, is_one_of, listed
 from feature_eng.differences import differing
-from feature_eng.encoder.expressions import entries_of
+from feature_eng.encoder.entries import KEY, as_entries, entries_of, one_by_one
 from feature_eng.encoder.state import EncoderError, EncoderState, Lookup, Slots
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, ENCODER_PATH, EXAMPLES_VERSION, LAYOUT, SnapshotError
 from foundation import stores
@@ -117,21 +117,9 @@ def _holding(examples: DataFrame, state: EncoderState, moved: Mapping[str, pa.Ar
             kind = state.raw_types[operation.column]
             entries.append(entries_of(operation, places[each.vocabulary], kind))
     asked = examples.sparkSession.createDataFrame(
-        pa.concat_tables([_listed(place, moved[name]) for name, place in places.items()])
+        pa.concat_tables([as_entries(place, moved[name]) for name, place in places.items()])
     )
-    held = examples.select(ON_DATE, F.explode(F.flatten(F.array(*entries))).alias("entry")).select(
-        ON_DATE, "entry.*"
-    )
-    is_asked = [held[name].eqNullSafe(asked[name]) for name in ("vocabulary", "number", "text")]
+    held = one_by_one(examples, entries, ON_DATE)
+    is_asked = [held[name].eqNullSafe(asked[name]) for name in KEY]
     found = held.join(F.broadcast(asked), is_asked, "left_semi").select(ON_DATE).distinct()
     return {row[0] for row in found.collect()}
-
-
-def _listed(place: int, values: pa.Array) -> pa.Table:
-    is_number = pa.types.is_integer(values.type)
-    columns = {
-        "vocabulary": pa.array([place] * len(values), pa.int32()),
-        "number": values.cast(pa.int64()) if is_number else pa.nulls(len(values), pa.int64()),
-        "text": pa.nulls(len(values), pa.string()) if is_number else values.cast(pa.string()),
-    }
-    return pa.table(columns)

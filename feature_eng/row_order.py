@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from feature_eng.dates import ON_DATE
+from feature_eng.encoder.spark import partition_columns
 
 _BUCKET_BITS = 16
 """Buckets of the order are counted before rows are moved: so many that few of them hold the end of a file."""
@@ -21,11 +21,6 @@ _SEED_OF_PARTITIONING = 42
 Integers = npt.NDArray[np.integer[Any]]
 Buckets = Mapping[str, tuple[Integers, Integers]]
 """Partition, a split or a day of it -> its buckets in order, and the rows of each."""
-
-
-def partition_columns(encoded: DataFrame) -> list[str]:
-    """What a table of these rows is partitioned by."""
-    return [name for name in ("split", ON_DATE) if name in encoded.columns]
 
 
 def buckets_of(encoded: DataFrame, seed: int) -> Buckets:
@@ -42,10 +37,12 @@ def buckets_of(encoded: DataFrame, seed: int) -> Buckets:
         .toArrow()
         .sort_by([("part", "ascending"), ("bucket", "ascending")])
     )
-    found = {}
-    for part in counted.column("part").unique().to_pylist():
-        own = counted.filter(pc.equal(counted.column("part"), part))
-        found[part] = (own.column("bucket").to_numpy(), own.column("rows").to_numpy())
+    found, start = {}, 0
+    # In order, so that each partition is a slice: of thousands of days none is looked for among all.
+    for part, length in zip(*pc.value_counts(counted.column("part")).flatten(), strict=True):
+        own = counted.slice(start, length.as_py())
+        found[part.as_py()] = (own.column("bucket").to_numpy(), own.column("rows").to_numpy())
+        start += own.num_rows
     return found
 
 

@@ -21,9 +21,9 @@ from pyspark.sql import types as T
 from feature_eng import delta
 from feature_eng.contract import SPLITS
 from feature_eng.dates import ON_DATE, condition_of
-from feature_eng.encoder.spark import training_columns
+from feature_eng.encoder.spark import partition_columns, training_columns
 from feature_eng.encoder.state import EncoderError, EncoderState
-from feature_eng.row_order import buckets_of, laid_out, partition_columns
+from feature_eng.row_order import buckets_of, laid_out
 from feature_eng.snapshot import (
     CONTRACT_FINGERPRINT,
     CONTRACT_NAME,

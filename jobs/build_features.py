@@ -184,7 +184,7 @@ def build(
         looks = drift.judged(examples, state, cells, root, examples_version, accept=accept_drift)
     if days is not None:
         examples = examples.where(is_one_of(days))
-    # Read four times: counted, compared, its order counted, written.
+    # Read five times: counted, compared, its order counted, ends of files found, written.
     encoded = encoder.encode(examples, state).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         with stage("encoding"):

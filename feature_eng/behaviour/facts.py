@@ -95,10 +95,11 @@ def facts_of(
         name = names.setdefault(what, f"fact__{len(names)}")
         found.read_by[feature_name] = name
         found.types[name] = T.ByteType()
+        is_told_apart = isinstance(feature, History) and feature.kinds
         if isinstance(feature, History):
             item_type = teller.schema[stored_name(contract.history_column(feature))].dataType
             with_kind = T.StructType([T.StructField("item", item_type), T.StructField("kind", T.ByteType())])
-            found.types[name] = with_kind if feature.kinds else item_type
+            found.types[name] = with_kind if is_told_apart else item_type
         for kind, table in enumerate(feature.table or (main,)):
             if table == main:
                 facts = found.moments.setdefault(_known_at(contract, feature), {})
@@ -106,7 +107,6 @@ def facts_of(
             else:
                 facts = found.tables.setdefault(table, {})
                 value = _other_fact(related[table], contract, feature, teller.schema)
-            is_told_apart = isinstance(feature, History) and feature.kinds
             facts[name] = _with_kind(value, kind) if is_told_apart else value
     return found
 

@@ -30,8 +30,6 @@ from feature_eng.encoder.state import (
 )
 from feature_eng.events import column, scenario_index_column
 
-_ENTRIES = "array<struct<vocabulary: int, number: bigint, text: string>>"
-
 
 def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
     """Encode a sample of examples, whose keys are gathered on the driver.
@@ -46,7 +44,7 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
         columns, in the types of the training table; one row per example.
     """
     listed = {
-        f"__values__{name}": _values(operation)
+        f"__values__{name}": values_of(operation)
         for name, operation in state.operations.items()
         if isinstance(operation, Slots)
     }
@@ -87,26 +85,6 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
     )
 
 
-def entries_of(operation: Lookup | Hash | Slots, vocabulary: int, kind: str) -> Column:
-    """A row's values of a vocabulary: an array of structs of ``vocabulary``, and the value as ``number`` or ``text``.
-
-    Args:
-        operation: What is done to the raw column.
-        vocabulary: Number that stands for the vocabulary.
-        kind: The raw column's, a key of ``ARROW_TYPES``.
-    """
-    is_number = kind.removeprefix("list<").removesuffix(">") == "int64"
-
-    def entry(value: Column) -> Column:
-        number = value.cast("bigint") if is_number else F.lit(None).cast("bigint")
-        text = F.lit(None).cast("string") if is_number else value.cast("string")
-        return F.struct(F.lit(vocabulary).alias("vocabulary"), number.alias("number"), text.alias("text"))
-
-    if isinstance(operation, Slots):
-        return F.coalesce(F.transform(_values(operation), entry), F.array().cast(_ENTRIES))
-    return F.array(entry(column(operation.column)))
-
-
 def parts_of(text: Column, separator: str) -> Column:
     """Non-empty parts of a text; null for null."""
     quoted = "".join(letter if letter.isalnum() else f"\\{letter}" for letter in separator)
@@ -120,7 +98,8 @@ def transformed(value: Column, transform: str) -> Column:
     return F.when(~F.isnan(number) & (F.abs(number) < float("inf")), number)
 
 
-def _values(operation: Slots) -> Column:
+def values_of(operation: Slots) -> Column:
+    """The values of a row that take slots, however many; null where the column is."""
     if operation.separator is not None:
         return parts_of(column(operation.column), operation.separator)
     return F.filter(column(operation.column), lambda value: value.isNotNull())

@@ -24,7 +24,8 @@ from feature_eng.contract import (
     Rate,
     stored_name,
 )
-from feature_eng.encoder.expressions import entries_of, transformed
+from feature_eng.encoder.entries import KEY, entries_of, is_number, one_by_one
+from feature_eng.encoder.expressions import transformed
 from feature_eng.encoder.state import (
     Bucket,
     EncoderError,
@@ -160,10 +161,9 @@ def _vocabularies(train: DataFrame, contract: Contract, raw_types: Mapping[str, 
     ]
     least = F.array(*[F.lit(feature.min_count) for feature in fitted.values()])
     counted = (
-        train.select(F.explode(F.flatten(F.array(*entries))).alias("entry"))
-        .select("entry.*")
+        one_by_one(train, entries)
         .where(F.col("number").isNotNull() | F.col("text").isNotNull())
-        .groupBy("vocabulary", "number", "text")
+        .groupBy(*KEY)
         .agg(F.count("*").alias("rows"))
         .where(F.col("rows") >= F.element_at(least, F.col("vocabulary") + 1))
         .drop("rows")
@@ -172,8 +172,8 @@ def _vocabularies(train: DataFrame, contract: Contract, raw_types: Mapping[str, 
     vocabularies = {}
     for place, (name, feature) in enumerate(fitted.items()):
         own = counted.filter(pc.equal(counted["vocabulary"], place))
-        is_text = _element(raw_types[feature.column]) != "int64"
-        keys = own["text" if is_text else "number"].cast(pa.string() if is_text else pa.int64())
+        are_numbers = is_number(raw_types[feature.column])
+        keys = own["number" if are_numbers else "text"].cast(pa.int64() if are_numbers else pa.string())
         vocabularies[name] = _whole(keys.take(pc.sort_indices(keys)) if len(keys) else keys)
     return vocabularies
 
@@ -189,11 +189,6 @@ def _kinds(contract: Contract) -> dict[str, pa.Array]:
 
 def _whole(keys: pa.ChunkedArray) -> pa.Array:
     return keys.combine_chunks() if keys.num_chunks else pa.array([], keys.type)
-
-
-def _element(kind: str) -> str:
-    """Kind of a column's values: of a list's elements, or of what stands in the column itself."""
-    return kind.removeprefix("list<").removesuffix(">")
 
 
 def _statistics(train: DataFrame, contract: Contract, kept: Collection[str]) -> Mapping[str, Any]:

@@ -42,7 +42,7 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
         ``split``, of examples by date ``on_date``, then `training_columns`: ``row_id``, ``scenario_index``, labels
         (-1 for a null), ``row_weight``, and the fields' columns; one row per example.
     """
-    parts = [name for name in ("split", ON_DATE) if name in examples.columns]
+    parts = partition_columns(examples)
     read = list(state.raw_types)
     read += [f"label__{task}" for task in state.task_names]
     read += ["row_weight"] if state.contract.has_row_weights else []
@@ -52,6 +52,11 @@ def encode(examples: DataFrame, state: EncoderState) -> DataFrame:
     shipped = examples.sparkSession.sparkContext.broadcast(state)
     names = tuple(field.name for field in fields)
     return rows.mapInArrow(_ArrowEncoder(shipped, tuple(parts), names), schema)
+
+
+def partition_columns(rows: DataFrame) -> list[str]:
+    """What a training table of these rows, raw or encoded, is partitioned by."""
+    return [name for name in ("split", ON_DATE) if name in rows.columns]
 
 
 def training_columns(state: EncoderState) -> list[tuple[str, str]]:

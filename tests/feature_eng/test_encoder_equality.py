@@ -174,6 +174,8 @@ def test_spark_and_arrow_give_equal_rows(spark: SparkSession, tmp_path: Path) ->
     assert np.isfinite(by_arrow["price"]).all()
     # Slot k of all three is of one value, and each bucket of ages is twice as long as the one before.
     padded = by_arrow["journey__2"] == -1
+    assert padded.any()
+    assert not padded.all()
     assert (padded == (by_arrow["journey__ages__2"] == -1)).all()
     assert (padded == (by_arrow["journey__kinds__2"] == -1)).all()
     ages = pc.list_element(raw.sort_by("row_id")["journey__ages"].filter(pa.array(~padded)), 2).to_numpy()
