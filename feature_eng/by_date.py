@@ -20,6 +20,7 @@ from feature_eng import delta
 from feature_eng.contract import Contract, ContractError, Split, quoted, to_instant
 from feature_eng.dates import ON_DATE, Dates, around
 from feature_eng.differences import changed, differing
+from feature_eng.meaning import MEANING
 from feature_eng.snapshot import BUILT_BY, END, EXAMPLES_VERSION, SPANS, TABLES, SnapshotError
 from feature_eng.split import IMMATURE
 from feature_eng.tallies import by_day
@@ -50,9 +51,9 @@ def dates_of(text: str, contract: Contract) -> Dates:
 
 
 def built_by(contract: Contract) -> str:
-    """Digest of what rows of all days must have in common: their meaning, and by which seeds they are drawn."""
+    """What rows of all days must have in common: the number of their meaning, and the contract and its seeds."""
     seeds = (contract.split.seed, contract.sampling.seed if contract.sampling else None)
-    return hashlib.sha256(json.dumps([contract.fingerprint, *seeds]).encode()).hexdigest()
+    return f"{MEANING}:{hashlib.sha256(json.dumps([contract.fingerprint, *seeds]).encode()).hexdigest()}"
 
 
 def properties_of(contract: Contract) -> dict[str, str]:
@@ -86,7 +87,12 @@ def goes_on(root: str, names: Collection[str], contract: Contract) -> bool:
             raise ContractError([f"--dates: {place} is missing; {_ALL}"])
         if delta.partition_columns(place) != [ON_DATE]:
             raise ContractError([f"--dates: {place} is not kept by date; {_ALL}"])
-        if delta.properties(place).get(BUILT_BY) != built_by(contract):
+        by = delta.properties(place).get(BUILT_BY, "")
+        if by.rpartition(":")[0] != str(MEANING):
+            raise ContractError(
+                [f"--dates: {place} was built by another release, in which rows meant something else; {_ALL}"]
+            )
+        if by != built_by(contract):
             raise ContractError([f"--dates: {place} was built by another contract or other seeds; {_ALL}"])
     return True
 

@@ -14,7 +14,8 @@ from feature_eng.contract import Contract
 from feature_eng.dates import ON_DATE, is_one_of
 from foundation import stores
 
-_FORMAT = 1
+FORMAT = 1
+"""Of what is counted: raised, all days are counted again (`feature_eng.meaning`)."""
 
 
 def tallies(examples: DataFrame, contract: Contract, root: str, version: int) -> list[Tally]:
@@ -61,4 +62,4 @@ def _known(place: str) -> dict[str, list[Tally]]:
 
 def _digest(contract: Contract, files: frozenset[str]) -> str:
     """Of the files of a day, which are never written twice, and of what is counted in them."""
-    return hashlib.sha256(json.dumps([_FORMAT, contract.fingerprint, *sorted(files)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([FORMAT, contract.fingerprint, *sorted(files)]).encode()).hexdigest()

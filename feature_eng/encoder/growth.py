@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from feature_eng import delta
 from feature_eng.contract import Contract
 from feature_eng.encoder.fit import fit
-from feature_eng.encoder.state import EncoderState, Lookup, Slots
+from feature_eng.encoder.state import EncoderError, EncoderState, Lookup, Slots
 from feature_eng.snapshot import DATA_VERSION, ENCODER_PATH
 from foundation.job import say, say_table
 
@@ -25,11 +25,20 @@ def fit_or_grow(examples: DataFrame, contract: Contract, training: str, data_ver
         contract: The data contract.
         training: Place of the training table.
         data_version: Digest of all examples: a build that is run again makes no value older.
+
+    Raises:
+        EncoderError: There is none to go on from, though there is a table; or as `fit` has it.
     """
     if contract.encoder is None or contract.encoder.begins != "previous" or not delta.exists(training):
         return fit(examples, contract)
     record = delta.properties(training)
-    previous = EncoderState.load(record[ENCODER_PATH])
+    try:
+        previous = EncoderState.load(record[ENCODER_PATH])
+    except EncoderError as error:
+        raise EncoderError(
+            f"encoder.from: there is nothing to go on from: {error}; to fit one anew, and then train anew: "
+            "--set 'encoder={from: nothing}'"
+        ) from None
     is_again = record.get(DATA_VERSION) == data_version
     found = grown(fit(examples, contract, previous), previous, is_again=is_again)
     sizes = [

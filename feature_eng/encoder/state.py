@@ -26,6 +26,7 @@ from foundation import stores
 from foundation.settings import UserError
 
 FORMAT = 1
+"""Of a state, and of what values become by it: raised, encoders and models of before are refused."""
 STATE_FILE = "encoder.json"
 VOCABULARY_FOLDER = "vocabularies"
 UNKNOWN = 0

@@ -15,7 +15,7 @@ from small_logs import FEATURES, small_contract
 from feature_eng import by_date, delta
 from feature_eng.contract import Contract, ContractError
 from feature_eng.dates import Dates, around, condition_of, date_of
-from feature_eng.snapshot import EXAMPLES_VERSION, TABLES
+from feature_eng.snapshot import BUILT_BY, EXAMPLES_VERSION, TABLES
 
 DAY = date(2024, 3, 10)
 
@@ -132,6 +132,26 @@ def test_days_that_go_over_to_another_split_are_found_by_their_seconds() -> None
     assert before.fingerprint == now.fingerprint
     moved = by_date.moved([date(2024, 3, day) for day in range(8, 13)], now, by_date.spans_of(before))
     assert moved == {date(2024, 3, day) for day in (10, 11)}
+
+
+@pytest.mark.spark
+def test_days_of_a_release_in_which_rows_meant_something_else_are_refused(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract = small_contract()
+    rows = spark.createDataFrame([("a", DAY)], "row string, on_date date")
+    by_date.write(rows, tmp_path / "events", contract, None)
+    assert by_date.goes_on(str(tmp_path), ["events"], contract)
+    refusal = r"^--dates: .*events was built by another release, .* meant something else; .* once: --dates :$"
+    with monkeypatch.context() as later:
+        later.setattr(by_date, "MEANING", by_date.MEANING + 1)
+        with pytest.raises(ContractError, match=refusal):
+            by_date.goes_on(str(tmp_path), ["events"], contract)
+    # Tables of before there was a number named a digest alone, the oldest nothing.
+    for before in ({BUILT_BY: by_date.built_by(contract).partition(":")[2]}, {}):
+        delta.write(rows, tmp_path / "events", partition_by=["on_date"], properties=before)
+        with pytest.raises(ContractError, match=refusal):
+            by_date.goes_on(str(tmp_path), ["events"], contract)
 
 
 @pytest.mark.spark

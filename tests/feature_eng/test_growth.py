@@ -7,12 +7,24 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyspark.sql import SparkSession
 from small_logs import small_contract
 
+from feature_eng import delta
 from feature_eng.contract import ContractError
 from feature_eng.encoder import arrow
-from feature_eng.encoder.growth import grown
-from feature_eng.encoder.state import Bucket, EncoderState, Lookup, Operation, Slots, Standardise
+from feature_eng.encoder import state as states
+from feature_eng.encoder.growth import fit_or_grow, grown
+from feature_eng.encoder.state import (
+    Bucket,
+    EncoderError,
+    EncoderState,
+    Lookup,
+    Operation,
+    Slots,
+    Standardise,
+)
+from feature_eng.snapshot import ENCODER_PATH
 
 FEATURES: dict[str, Any] = {
     "what": {"kind": "categorical", "column": "what"},
@@ -104,3 +116,17 @@ def test_forgetting_needs_something_that_was_kept() -> None:
     with pytest.raises(ContractError, match="'forget_after' goes with 'from: previous'"):
         small_contract(encoder={"forget_after": 3})
     assert small_contract(encoder={"from": "previous"}).fingerprint == small_contract().fingerprint
+
+
+@pytest.mark.spark
+def test_an_encoder_of_another_release_is_not_gone_on_from_and_the_line_says_how_to_begin_anew(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, place = state(["a"], [7]), str(tmp_path / "encoder")
+    found.save(place)
+    delta.write(spark.range(1), tmp_path / "training", properties={ENCODER_PATH: place})
+    monkeypatch.setattr(states, "FORMAT", states.FORMAT + 1)
+    with pytest.raises(
+        EncoderError, match=r"^encoder.from: .* of format 1; .* --set 'encoder={from: nothing}'$"
+    ):
+        fit_or_grow(spark.range(1), found.contract, str(tmp_path / "training"), "")
