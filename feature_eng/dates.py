@@ -89,6 +89,12 @@ def date_of(second: Column, zone: str) -> Column:
     return F.convert_timezone(F.lit("UTC"), F.lit(zone), moment).cast("date")
 
 
+def last_second(second: Column, zone: str) -> Column:
+    """The last second of the day that a second lies in."""
+    next_day = F.date_add(date_of(second, zone), 1).cast("string")
+    return F.unix_seconds(F.concat(next_day, F.lit(f"T00:00:00 {zone}")).try_cast("timestamp")) - 1
+
+
 def is_one_of(days: Collection[date]) -> Column:
     """Whether a row lies in one of these partitions."""
     return F.expr(condition_of(days))

@@ -23,12 +23,17 @@ class Time(Section):
         unit: Of a number since the epoch.
         format: Spark's pattern of a text or number such as 20240115: ``yyyyMMdd``.
         zone: Time zone of text, dates and times that name none, such as ``Asia/Shanghai``; UTC when left out.
+        dates: Of a column of dates alone: rows are of their day's last second (``end``), as what came about in its
+            course was not known before, or of its first (``start``), as is what was there from midnight on.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"dates"})
 
     column: str
     unit: Literal["s", "ms", "us", "ns"] | None = None
     format: Annotated[str, Field(min_length=1)] | None = None
     zone: str | None = None
+    dates: Literal["start", "end"] | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Time:

@@ -13,6 +13,7 @@ from feature_eng.contract import Contract, ContractError
 from feature_eng.dates import ON_DATE, Dates
 from feature_eng.events.advice import RowCount, check_rejects
 from feature_eng.events.checking import rows_and_repeats
+from feature_eng.events.dates_alone import check_side_times
 from feature_eng.events.joining import check_matches, match_counts
 from feature_eng.events.parting import Events, impressions_of, raw_of, to_events
 from feature_eng.events.schemas import check_schemas
@@ -91,6 +92,7 @@ def write_events(
             [(name, found, rows - found) for name, (found, rows) in matched.items()],
         )
         check_matches(matched, raw, contract)
+        check_side_times(raw, tables.written(names[main_table]), contract)
     return described(raw, contract.source, pins), tables.versions, replaced
 
 

@@ -18,6 +18,7 @@ from pyspark.sql.types import (
 )
 
 from feature_eng.contract import Time
+from feature_eng.dates import last_second
 from feature_eng.events.values import number, whole_number
 
 # Seconds up to the year 3000: milliseconds given for seconds lie beyond, and are refused.
@@ -75,6 +76,8 @@ def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
         )
     else:
         seconds = F.lit(None).cast("bigint")
+    if reading.dates == "end":
+        seconds = last_second(seconds, reading.zone or "UTC")
     return F.when(seconds.between(0, LATEST_SECOND), seconds)
 
 
