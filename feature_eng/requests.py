@@ -33,15 +33,14 @@ def with_features(requests: DataFrame, events: Events, examples: DataFrame, cont
         contract: The data contract.
 
     Returns:
-        The requests' columns; those that the contract reads are typed, and called, as examples store them.
+        Of the requests' columns those that the contract reads, typed, and called, as examples store them, and the
+        features; what nobody reads would be shuffled in vain.
 
     Raises:
         RequestError: Columns are missing or of another kind than the events', or values cannot be read.
     """
     read = _columns(requests, events, contract)
-    taken = {stored_name(name) for name in read} | set(contract.behaviour_columns)
-    others = [raw_column(name) for name in requests.columns if name not in read and name not in taken]
-    typed = requests.select(*others, *(value.alias(stored_name(name)) for name, value in read.items()))
+    typed = requests.select(*(value.alias(stored_name(name)) for name, value in read.items()))
     _refuse_unreadable(requests, read, contract)
     return with_behaviour(typed, contract, told_by=examples, related=events.related)
 

@@ -60,14 +60,15 @@ class Facts:
     """What rows bring as facts.
 
     Args:
-        moments: Of the impressions: column with the second from which they are known -> name and value of each fact;
-            null is none.
+        of_impressions: Name of each fact that impressions bring -> its value; null is none.
+        known_at: Name of each of those that wait -> column with the second from which it is known.
         tables: Other table -> name of each fact that its rows bring -> its value in the types of the impressions.
         types: Name -> type of the fact.
         read_by: Feature -> the name of its facts.
     """
 
-    moments: dict[str, dict[str, Column]] = field(default_factory=dict)
+    of_impressions: dict[str, Column] = field(default_factory=dict)
+    known_at: dict[str, str] = field(default_factory=dict)
     tables: dict[str, dict[str, Column]] = field(default_factory=dict)
     types: dict[str, T.DataType] = field(default_factory=dict)
     read_by: dict[str, str] = field(default_factory=dict)
@@ -102,8 +103,9 @@ def facts_of(
             found.types[name] = with_kind if is_told_apart else item_type
         for kind, table in enumerate(feature.table or (main,)):
             if table == main:
-                facts = found.moments.setdefault(_known_at(contract, feature), {})
-                value = _fact(contract, feature)
+                facts, value = found.of_impressions, _fact(contract, feature)
+                if (known_at := _known_at(contract, feature)) is not None:
+                    found.known_at[name] = known_at
             else:
                 facts = found.tables.setdefault(table, {})
                 value = _other_fact(related[table], contract, feature, teller.schema)
@@ -140,9 +142,8 @@ def _fact(contract: Contract, feature: Behaviour) -> Column:
     return item if feature.when is None else F.when(F.col(f"label__{feature.when}") == 1, item)
 
 
-def _known_at(contract: Contract, feature: Behaviour) -> str:
-    """Column that says when a row's fact is known: its time, but for labels that are known after it."""
-    assert contract.columns.time is not None, "checked by the contract"
+def _known_at(contract: Contract, feature: Behaviour) -> str | None:
+    """Column that says when a row's fact is known, of labels that are known after it."""
     task = feature.task if isinstance(feature, Rate) else getattr(feature, "when", None)
     is_delayed = task is not None and contract.tasks[task].is_delayed
-    return f"known_at__{task}" if is_delayed else contract.columns.time
+    return f"known_at__{task}" if is_delayed else None

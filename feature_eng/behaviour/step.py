@@ -6,8 +6,8 @@ facts known strictly before its own time; so rows of one user at the same second
 each other, and a label that is known after its row (from a later table, or when a dwell has
 ended) is seen only once it could be known. A label that is not there is no fact.
 
-Rows and facts of one entity meet in one shuffle, in order of time, and are gone through once
-(`feature_eng.behaviour.running`).
+Rows and facts of one entity meet in one shuffle, in order of their own times, and are gone through once
+(`feature_eng.behaviour.running`): a fact that waits travels with its row and says from when on it is known.
 """
 
 from __future__ import annotations
@@ -79,29 +79,28 @@ def _with_features_of(
     facts = facts_of(teller, related, contract, features)
     order = []
     if any(isinstance(feature, History) for feature in features.values()):
-        # Of one second's facts the later impression is the newer, then the greater key.
-        order = [name for name in (contract.columns.time, *contract.key) if name is not None]
+        order = list(contract.key)  # of one second's facts that of the greater key is the newer
     row = F.struct(*(F.col(quoted(name)) for name in frame.columns))
-    kind = T.StructType(frame.schema.fields)
     names = entity_names(entity)
     if told_by is None:
-        parts = [_facts_in_time(frame, contract, entity, order, facts, row, kind)]
+        parts = [_telling(frame, contract, entity, order, facts, row)]
     else:
         parts = [_asking(frame, contract, entity, row)]
-        if facts.moments:
-            no_row = F.lit(None).cast(kind)
-            parts.append(_facts_in_time(told_by, contract, entity, order, facts, no_row, kind))
+        if facts.of_impressions:
+            no_row = F.lit(None).cast(T.StructType(frame.schema.fields))
+            telling = _telling(told_by, contract, entity, order, facts, no_row)
+            parts.append(telling.where(reduce(Column.__or__, (F.col(name).isNotNull() for name in facts.types))))
     parts += [
         _other_facts(related[table], table, contract, entity, facts, teller.schema) for table in facts.tables
     ]
     if told_by is not None:
         parts[1:] = [part.join(asked, on=list(names), how="left_semi") for part in parts[1:]]
     timeline = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
-    sorted_by = [f"order__{place}" for place in range(len(order)) if facts.moments or told_by is None]
+    sorted_by = [f"order__{place}" for place in range(len(order)) if facts.of_impressions or told_by is None]
     if order and facts.tables:
         items = [facts.read_by[name] for name, one in features.items() if isinstance(one, History)]
         sorted_by = [_TABLE, *sorted_by, *dict.fromkeys(items)]
-    running = Running(names, facts.read_by, features)
+    running = Running(names, facts.read_by, features, facts.known_at)
     made = [
         made
         for name, one in features.items()
@@ -142,24 +141,20 @@ def _other_facts(
 ) -> DataFrame:
     """The facts that rows of another table bring, each known from its own second on."""
     known = facts.tables[table]
+    time = column(contract.related_times[table].column)
     return frame.select(
         *entity_values(frame, contract, entity, like),
-        column(contract.related_times[table].column).alias(AT),
+        time.alias(AT),
         F.lit(1 + list(contract.related_times).index(table)).alias(_TABLE),
-        *(known.get(name, F.lit(None)).cast(dtype).alias(name) for name, dtype in facts.types.items()),
+        *_values(known, facts),
+        *(time.alias(name) for name in dict.fromkeys(facts.known_at.values())),
     )
 
 
-def _facts_in_time(
-    frame: DataFrame,
-    contract: Contract,
-    entity: Entity,
-    order: list[str],
-    facts: Facts,
-    row: Column,
-    kind: T.StructType,
+def _telling(
+    frame: DataFrame, contract: Contract, entity: Entity, order: list[str], facts: Facts, row: Column
 ) -> DataFrame:
-    """Rows, each with the facts known at its own time, and rows of facts that are known later.
+    """Impressions at their own time, each with its facts and the seconds from which those are known that wait.
 
     Args:
         frame: The impressions.
@@ -167,38 +162,20 @@ def _facts_in_time(
         entity: What they go by.
         order: Columns by which those of one second are ordered.
         facts: What they bring.
-        row: The row that asks, at its own time.
-        kind: Its type.
+        row: The row that asks, null where none does.
     """
-    time = contract.columns.time
-    assert time is not None, "checked by the contract"
-    no_row = F.lit(None).cast(kind)
-
-    def at(moment: str, of: Column) -> Column:
-        known = facts.moments.get(moment, {})
-        return F.struct(
-            *entity_values(frame, contract, entity),
-            column(moment).alias(AT),
-            *([F.lit(0).alias(_TABLE)] if facts.tables else []),
-            *(column(name).alias(f"order__{place}") for place, name in enumerate(order)),
-            *(known.get(name, F.lit(None)).cast(dtype).alias(name) for name, dtype in facts.types.items()),
-            of.alias(ROW),
-        )
-
-    later = [moment for moment in facts.moments if moment != time]
-    if not later:
-        return frame.select(at(time, row).alias("one")).select("one.*")
-    several = F.array(
-        at(time, row), *(F.when(_is_any(facts, moment), at(moment, no_row)) for moment in later)
-    )
-    # Never known, or nothing to know: no row at all.
-    return frame.select(F.explode(F.filter(several, lambda one: one.isNotNull())).alias("one")).select(
-        "one.*"
+    assert contract.columns.time is not None, "checked by the contract"
+    return frame.select(
+        *entity_values(frame, contract, entity),
+        column(contract.columns.time).alias(AT),
+        *([F.lit(0).alias(_TABLE)] if facts.tables else []),
+        *(column(name).alias(f"order__{place}") for place, name in enumerate(order)),
+        *_values(facts.of_impressions, facts),
+        *(F.col(name) for name in dict.fromkeys(facts.known_at.values())),
+        row.alias(ROW),
     )
 
 
-def _is_any(facts: Facts, moment: str) -> Column:
-    some = F.coalesce(*(value.isNotNull() for value in facts.moments[moment].values()))
-    for value in facts.moments[moment].values():
-        some |= value.isNotNull()
-    return column(moment).isNotNull() & some
+def _values(known: Mapping[str, Column], facts: Facts) -> list[Column]:
+    """Every kind of fact, null where rows bring none of it."""
+    return [known.get(name, F.lit(None)).cast(dtype).alias(name) for name, dtype in facts.types.items()]

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from feature_eng.contract import quoted
 from feature_eng.encoder.state import EncoderState
 from foundation.settings import UserError
 from hinet_model.serving.scorer import ENCODER_FOLDER, Scorer, ScorerError
@@ -155,6 +156,7 @@ class ModelShipment:
         name: Name and version of the model, for messages.
         scenario_names: Scenarios that the model knows, in its order.
         task_names: Tasks that the model scores.
+        raw_columns: Columns that the model reads.
         threads: As in `ArrowScorer`.
         calibrated: Whether the model's calibration is applied, if it has one (`SideBySideScorer`).
     """
@@ -163,6 +165,7 @@ class ModelShipment:
     name: str
     scenario_names: tuple[str, ...]
     task_names: tuple[str, ...]
+    raw_columns: tuple[str, ...]
     threads: int
     calibrated: bool = True
 
@@ -179,7 +182,7 @@ class ModelShipment:
         made = {SCENARIO_INDEX: "int", SCENARIO: "string"}
         made |= dict.fromkeys(probability_columns(self.task_names), "double")
         function = ArrowScorer(self.archive, tuple(keep), self.threads)
-        return rows.mapInArrow(function, _schema(rows, keep, made))
+        return _read(rows, [self], keep).mapInArrow(function, _schema(rows, keep, made))
 
 
 def ship(spark: SparkSession, folder: Path, name: str) -> ModelShipment:
@@ -203,7 +206,7 @@ def ship(spark: SparkSession, folder: Path, name: str) -> ModelShipment:
             tar.add(part, arcname=part.name)
     spark.sparkContext.addArchive(f"{archive}#{unique}")
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
-    return ModelShipment(unique, name, state.scenario_names, state.task_names, threads)
+    return ModelShipment(unique, name, state.scenario_names, state.task_names, tuple(state.raw_types), threads)
 
 
 def user_message(error: BaseException) -> str | None:
@@ -226,7 +229,14 @@ def score_side_by_side(rows: DataFrame, shipments: Sequence[ModelShipment], keep
     places, tasks = range(len(shipments)), shipments[0].task_names
     made = {SCENARIO_INDEX: "int"}
     made |= {side_by_side_column(place, task): "double" for place in places for task in tasks}
-    return rows.mapInArrow(SideBySideScorer(tuple(shipments), tuple(keep)), _schema(rows, keep, made))
+    function = SideBySideScorer(tuple(shipments), tuple(keep))
+    return _read(rows, shipments, keep).mapInArrow(function, _schema(rows, keep, made))
+
+
+def _read(rows: DataFrame, shipments: Sequence[ModelShipment], keep: Sequence[str]) -> DataFrame:
+    """The columns that are read: Spark cannot see what a function of Arrow batches leaves alone."""
+    read = {*keep, *(name for shipment in shipments for name in shipment.raw_columns)}
+    return rows.select(*(quoted(name) for name in rows.columns if name in read))
 
 
 def _schema(rows: DataFrame, keep: Sequence[str], made: Mapping[str, str]) -> str:
