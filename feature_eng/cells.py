@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from feature_eng.contract import SPLITS, Contract, ContractError
+from feature_eng.digests import digest_of
 from feature_eng.events import column
 from feature_eng.snapshot import CellCount
 
@@ -31,8 +32,8 @@ def tally(examples: DataFrame, contract: Contract, *by: str) -> list[Tally]:
         counts.append(F.sum("row_weight").alias("trained_weight"))
     if contract.weight is not None:
         counts.append(F.sum(column(contract.weight)).alias("weight"))
-    digest = F.sum(F.xxhash64(*sorted(examples.columns)).cast("decimal(38, 0)")).alias("digest")
-    counted = examples.groupBy(*by, "scenario", "split").agg(F.count("*").alias("rows"), *counts, digest)
+    counts.append(digest_of(examples, sorted(examples.columns)).alias("digest"))
+    counted = examples.groupBy(*by, "scenario", "split").agg(F.count("*").alias("rows"), *counts)
     return [{**row.asDict(), "digest": int(row["digest"])} for row in counted.collect()]
 
 

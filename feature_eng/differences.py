@@ -10,8 +10,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
-from feature_eng.contract import quoted
 from feature_eng.dates import ON_DATE, is_one_of
+from feature_eng.digests import digest_of
 from foundation import stores
 
 
@@ -31,7 +31,6 @@ def changed(spark: SparkSession, place: stores.Place, before: int, now: int) -> 
 
 
 def _digests(rows: DataFrame, days: Collection[date]) -> dict[date, tuple[Any, ...]]:
-    columns = [F.col(quoted(name)) for name in sorted(rows.columns) if name != ON_DATE]
-    digest = F.sum(F.xxhash64(*columns).cast("decimal(38, 0)"))
+    digest = digest_of(rows, sorted(name for name in rows.columns if name != ON_DATE))
     counted = rows.where(is_one_of(days)).groupBy(ON_DATE).agg(F.count(F.lit(1)), digest).collect()
     return {row[0]: tuple(row[1:]) for row in counted}

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from feature_eng import by_date, delta
 from feature_eng.behaviour import with_behaviour
-from feature_eng.contract import Contract, quoted
+from feature_eng.contract import Contract
 from feature_eng.dates import ON_DATE, Dates, condition_of, date_of, is_one_of, listed
 from feature_eng.encoder import spark as encoder
 from feature_eng.events import Events, column
@@ -106,11 +106,7 @@ def _made(
 ) -> DataFrame:
     """Examples with split, weight and behaviour, of which ``others`` and ``related`` tell beside themselves."""
     parted = with_sampling(with_split(examples, contract, times), contract)
-    if others is None or not contract.behaviour_features:
-        return with_behaviour(parted, contract, related=related)
-    told = [name for name in examples.columns if name != "is_mature"]
-    tellers = examples.select(*map(quoted, told)).unionByName(others.select(*map(quoted, told)))
-    return with_behaviour(parted, contract, told_by=tellers, related=related)
+    return with_behaviour(parted, contract, others, related)
 
 
 def _dated(rows: DataFrame, contract: Contract) -> DataFrame:

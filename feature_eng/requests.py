@@ -42,7 +42,7 @@ def with_features(requests: DataFrame, events: Events, examples: DataFrame, cont
     read = _columns(requests, events, contract)
     typed = requests.select(*(value.alias(stored_name(name)) for name, value in read.items()))
     _refuse_unreadable(requests, read, contract)
-    return with_behaviour(typed, contract, told_by=examples, related=events.related)
+    return with_behaviour(typed, contract, examples, events.related, tell=False)
 
 
 def _columns(requests: DataFrame, events: Events, contract: Contract) -> dict[str, Column]:

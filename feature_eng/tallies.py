@@ -14,7 +14,7 @@ from feature_eng.contract import Contract
 from feature_eng.dates import ON_DATE, is_one_of
 from foundation import stores
 
-FORMAT = 1
+FORMAT = 2
 """Of what is counted: raised, all days are counted again (`feature_eng.meaning`)."""
 
 

@@ -114,7 +114,8 @@ class _Kept:
 class _Known:
     """The facts of one kind that a batch may use, in the order in which they become known.
 
-    Entity and second are one number here, the *moment*: the entity's place in the batch, times `_SECONDS`, and the second.
+    Entity and second are one number here, the *moment*: the entity's place in the batch times `_SECONDS`, plus the
+    second.
 
     Args:
         moments: ``(K,)`` from which they are known, in order.

@@ -31,8 +31,10 @@ _TABLE = "table__"
 def with_behaviour(
     examples: DataFrame,
     contract: Contract,
-    told_by: DataFrame | None = None,
+    others: DataFrame | None = None,
     related: Mapping[str, DataFrame] | None = None,
+    *,
+    tell: bool = True,
 ) -> DataFrame:
     """Add the contract's behaviour features under their names.
 
@@ -46,9 +48,10 @@ def with_behaviour(
     Args:
         examples: Rows that ask.
         contract: The data contract.
-        told_by: Rows whose labels and items are the facts; the rows themselves when left out. Then ``examples``
-            need no labels, no more than their time and their entities, in the types of these.
+        others: Impressions that tell of the past beside them.
         related: Typed rows of the other tables that features read.
+        tell: Whether the items and labels of ``examples`` are facts too. Those of requests are not: they need no
+            labels, no more than their time and their entities, in the types of ``others``.
     """
     features = contract.behaviour_features
     frame = examples
@@ -58,7 +61,7 @@ def with_behaviour(
     ):
         own = {name: one for name, one in features.items() if entity_of(contract, one) == entity}
         asked = examples.select(*entity_values(examples, contract, entity)).distinct()
-        frame = _with_features_of(frame, asked, told_by, related or {}, contract, entity, own)
+        frame = _with_features_of(frame, asked, others, related or {}, contract, entity, own, tell=tell)
     return frame.select(*map(quoted, examples.columns), *contract.behaviour_columns) if features else examples
 
 
@@ -69,34 +72,37 @@ def _users_last(contract: Contract) -> Callable[[Entity], bool]:
 def _with_features_of(
     frame: DataFrame,
     asked: DataFrame,
-    told_by: DataFrame | None,
+    others: DataFrame | None,
     related: Mapping[str, DataFrame],
     contract: Contract,
     entity: Entity,
     features: Mapping[str, Behaviour],
+    *,
+    tell: bool,
 ) -> DataFrame:
-    teller = frame if told_by is None else told_by
+    teller = others if others is not None and not tell else frame
     facts = facts_of(teller, related, contract, features)
     order = []
     if any(isinstance(feature, History) for feature in features.values()):
         order = list(contract.key)  # of one second's facts that of the greater key is the newer
     row = F.struct(*(F.col(quoted(name)) for name in frame.columns))
     names = entity_names(entity)
-    if told_by is None:
-        parts = [_telling(frame, contract, entity, order, facts, row)]
-    else:
-        parts = [_asking(frame, contract, entity, row)]
-        if facts.of_impressions:
-            no_row = F.lit(None).cast(T.StructType(frame.schema.fields))
-            telling = _telling(told_by, contract, entity, order, facts, no_row)
-            parts.append(telling.where(reduce(Column.__or__, (F.col(name).isNotNull() for name in facts.types))))
-    parts += [
+    asking = (
+        _telling(frame, contract, entity, order, facts, row)
+        if tell
+        else _asking(frame, contract, entity, row)
+    )
+    telling = [
         _other_facts(related[table], table, contract, entity, facts, teller.schema) for table in facts.tables
     ]
-    if told_by is not None:
-        parts[1:] = [part.join(asked, on=list(names), how="left_semi") for part in parts[1:]]
-    timeline = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
-    sorted_by = [f"order__{place}" for place in range(len(order)) if facts.of_impressions or told_by is None]
+    if others is not None and facts.of_impressions:
+        no_row = F.lit(None).cast(T.StructType(frame.schema.fields))
+        told = _telling(others, contract, entity, order, facts, no_row)
+        telling.append(told.where(reduce(Column.__or__, (F.col(name).isNotNull() for name in facts.types))))
+    if others is not None:
+        telling = [part.join(asked, on=list(names), how="left_semi") for part in telling]
+    timeline = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), [asking, *telling])
+    sorted_by = [f"order__{place}" for place in range(len(order)) if f"order__{place}" in timeline.columns]
     if order and facts.tables:
         items = [facts.read_by[name] for name, one in features.items() if isinstance(one, History)]
         sorted_by = [_TABLE, *sorted_by, *dict.fromkeys(items)]

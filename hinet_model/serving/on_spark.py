@@ -206,7 +206,9 @@ def ship(spark: SparkSession, folder: Path, name: str) -> ModelShipment:
             tar.add(part, arcname=part.name)
     spark.sparkContext.addArchive(f"{archive}#{unique}")
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
-    return ModelShipment(unique, name, state.scenario_names, state.task_names, tuple(state.raw_types), threads)
+    return ModelShipment(
+        unique, name, state.scenario_names, state.task_names, tuple(state.raw_types), threads
+    )
 
 
 def user_message(error: BaseException) -> str | None:
