@@ -1,4 +1,8 @@
-"""Turns: one process at a time does what would be wrong if two did it."""
+"""Turns: one process at a time does what would be wrong if two did it.
+
+A disk locks a file for the process, and frees it however that ends. An object store knows no locks, so there a turn is
+a *claim* (`foundation.claims`).
+"""
 
 from __future__ import annotations
 
@@ -9,35 +13,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foundation import stores
-from foundation.settings import UserError
-
-_FILE = ".turn"
-
-
-class TurnError(UserError):
-    """Another process is at it."""
+from foundation.claims import TURN, TurnError, claimed
 
 
 @contextmanager
 def one_at_a_time(folder: stores.Place, what: str) -> Iterator[None]:
     """Hold a folder's turn; it is free again when the process ends, however it does.
 
-    On disks that know locks: on an object store, or a mount without them, nothing is held.
+    On an object store a process that is killed holds it a few minutes longer. On a mount without locks nothing is held.
 
     Args:
         folder: Made where it is not there.
         what: Is done, for the message.
 
     Raises:
-        TurnError: Another process holds it.
+        TurnError: Another process holds it, or took it over from this one.
     """
     if not stores.is_local(folder):
-        yield
+        with claimed(folder, what):
+            yield
         return
     place = Path(stores.normalised(folder))
     try:
         place.mkdir(parents=True, exist_ok=True)
-        file = (place / _FILE).open("a+")
+        file = (place / TURN).open("a+")
     except OSError:  # a mount that cannot append; where nothing can be written, the work itself will say so
         yield
         return
