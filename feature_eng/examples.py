@@ -107,8 +107,11 @@ def _in_scenario(task: Task, scenario: Column) -> Column:
 
 
 def _is_mature(scenario: Column, contract: Contract, as_of: int | None, end: int | None) -> list[Column]:
-    """Whether all labels of a row are known; none where no label waits."""
+    """Whether a row and all its labels are known; none where no label waits, and all rows are known."""
     known = []
+    if as_of is not None and contract.columns.time is not None:
+        # In a scenario without labels nothing else tells a row from one that is known.
+        known.append(column(contract.columns.time) <= F.lit(as_of))
     for task in contract.tasks.values():
         due = _due(task, contract, as_of)
         if due is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame
@@ -16,7 +16,7 @@ from feature_eng.events.joining import seen_keys
 _FIRST, _LAST = "first__", "last__"
 
 
-def check_told(examples: DataFrame, events: Events, contract: Contract) -> None:
+def check_told(examples: DataFrame, events: Events, contract: Contract, quiet: Collection[str] = ()) -> None:
     """Stop where rows of another table tell no example anything.
 
     Tables are looked at only where the examples leave it open: a feature of this table alone is empty in all of them,
@@ -26,12 +26,13 @@ def check_told(examples: DataFrame, events: Events, contract: Contract) -> None:
         examples: All of the build.
         events: What they were made of.
         contract: What was built.
+        quiet: Tables that may be without a row as yet.
 
     Raises:
         ContractError: Names the features and their table, with the keys on both sides, or how times lie.
     """
     groups: dict[tuple[str, Entity], dict[str, Behaviour]] = {}
-    for table in contract.related_times:
+    for table in (table for table in contract.related_times if table not in quiet):
         for name, feature in contract.readers_of(table).items():
             groups.setdefault((table, entity_of(contract, feature)), {})[name] = feature
     told = _told(examples, {name: one for group in groups.values() for name, one in group.items()})

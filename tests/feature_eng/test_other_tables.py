@@ -14,7 +14,9 @@ from small_logs import FEATURES, small_contract
 from feature_eng.behaviour import check_told, with_behaviour
 from feature_eng.contract import Contract, ContractError
 from feature_eng.events import Events, to_events
+from feature_eng.events.quiet import quiet_tables
 from feature_eng.examples import to_examples
+from feature_eng.later_rows import check_matches
 
 SHOWN = "row string, who long, what string, at long, page int, price double, clicked int"
 CARTS = "who string, what string, at long, page int"
@@ -158,6 +160,39 @@ def test_a_table_that_tells_nothing_stops_the_build_by_name(raw: dict[str, DataF
     assert after.startswith(
         "features.searched: every row of 'searches' comes after the last impression of equal who"
     )
+
+
+@pytest.mark.spark
+def test_a_table_without_rows_may_be_to_come_and_one_of_rejects_alone_is_a_mistake(
+    raw: dict[str, DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = {"table": "orders", "join_on": ["who"], "within": 5, "time": "searched_at"}
+    tables = {**TABLES, "orders": {"path": "orders", "format": "parquet"}}
+    told = {
+        "carted": {"kind": "count", "table": "carts"},
+        "touched": {"kind": "count", "table": ["shown", "carts"]},
+    }
+    contract = small_contract(
+        source={"tables": tables, "main": "shown"},
+        tasks={"click": {"column": "clicked", "equals": 1}, "order": order},
+        features={**FEATURES, **told},
+    )
+    carts = raw["carts"].withColumn("who", F.col("who").cast("long"))
+    none = {"carts": carts.where("false"), "orders": raw["searches"].where("false")}
+    examples = raw["shown"].sparkSession.createDataFrame([(0, 1)], "carted long, touched long")
+    events = to_events({**raw, **none}, contract)
+    quiet = quiet_tables(events, contract)
+    assert quiet == {"carts", "orders"}
+    assert capsys.readouterr().out == (
+        "events    'carts' has no rows yet, which tell features.carted, features.touched\n"
+        "events    'orders' has no rows yet, which tell tasks.order\n"
+    )
+    check_told(examples, events, contract, quiet)
+    check_matches(events, [], contract, quiet)
+    with pytest.raises(ContractError, match="'orders' has no rows that can be used"):
+        check_matches(events, [], contract)
+    rejected = {**none, "carts": carts.withColumn("at", F.lit("soon"))}
+    assert quiet_tables(to_events({**raw, **rejected}, contract), contract) == {"orders"}
 
 
 @pytest.mark.spark
