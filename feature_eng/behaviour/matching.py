@@ -12,6 +12,7 @@ from feature_eng.behaviour.facts import Entity, entity_names, entity_of, entity_
 from feature_eng.contract import Behaviour, Contract, ContractError, History
 from feature_eng.events import Events, column
 from feature_eng.events.joining import seen_keys
+from foundation.job import say_table
 
 _FIRST, _LAST = "first__", "last__"
 
@@ -55,15 +56,23 @@ def check_told(examples: DataFrame, events: Events, contract: Contract, quiet: C
 
 
 def _told(examples: DataFrame, features: Mapping[str, Behaviour]) -> set[str]:
-    """Features that are not empty in all examples: one reading of their columns."""
+    """Features that are not empty in all examples: one reading of their columns; said is in how many they are not."""
     if not features:
         return set()
-    found = examples.agg(*(_is_told(name, feature).alias(name) for name, feature in features.items()))
-    return {name for name, is_told in found.collect()[0].asDict().items() if is_told}
+    counts = [F.count_if(_is_told(name, feature)).alias(name) for name, feature in features.items()]
+    rows, *told = examples.agg(F.count(F.lit(1)), *counts).collect()[0]
+    say_table(
+        ["feature", "told by", "examples that know of rows", "of none"],
+        [
+            (name, ", ".join(feature.table or ()), count, rows - count)
+            for (name, feature), count in zip(features.items(), told, strict=True)
+        ],
+    )
+    return {name for name, count in zip(features, told, strict=True) if count}
 
 
 def _is_told(name: str, feature: Behaviour) -> Column:
-    return F.bool_or((F.size(name) if isinstance(feature, History) else F.col(name)) > 0)
+    return (F.size(name) if isinstance(feature, History) else F.col(name)) > 0
 
 
 def _untold(table: str, entity: Entity, events: Events, contract: Contract) -> str | None:

@@ -73,6 +73,12 @@ def write_events(
         rows_rejected = sum(row["rows"] for row in reasons if row["table"] == table)
         count = RowCount(rows_in[table], rows_out[table], rows_rejected)
         if count.rows_in != count.rows_out + count.rejected:
+            if read[table].count() != count.rows_in:
+                raise ContractError(
+                    [
+                        f"source: rows of {table!r} came or went while they were read; build again when it is whole"
+                    ]
+                )
             raise RuntimeError(
                 f"{table}: {count.rows_in} rows in, {count.rows_out} out and {count.rejected} rejected"
             )

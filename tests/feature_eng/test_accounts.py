@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from small_logs import small_contract
 
 from feature_eng import delta
 from feature_eng.accounts import Account, accounts
+from feature_eng.contract import Contract, ContractError
+from feature_eng.events import tables
 from feature_eng.snapshot import SnapshotError
 
 pytestmark = pytest.mark.spark
@@ -33,3 +36,21 @@ def test_rows_are_counted_by_table_and_by_reason(spark: SparkSession, tmp_path: 
 def test_tables_that_are_gone_are_named(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="rejects"):
         accounts(spark, str(tmp_path), "views", {"events": 0, "rejects": 0})
+
+
+def test_a_raw_table_that_changes_while_it_is_read_is_named(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = tmp_path / "shown.csv"
+    shown.write_text("row,who,what,at,page,price,clicked\nr1,1,a,100,1,1.0,1\n")
+    count = tables.rows_and_repeats
+
+    def counted_and_changed(frame: DataFrame, contract: Contract) -> tuple[int, bool]:
+        found = count(frame, contract)
+        with shown.open("a") as stream:
+            stream.write("r2,1,a,200,1,1.0,0\n")
+        return found
+
+    monkeypatch.setattr(tables, "rows_and_repeats", counted_and_changed)
+    with pytest.raises(ContractError, match="source: rows of 'shown' came or went while they were read"):
+        tables.write_events(spark, small_contract(), str(tmp_path), str(tmp_path / "built"))

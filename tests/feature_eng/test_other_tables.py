@@ -99,7 +99,7 @@ def computed(rows: DataFrame) -> DataFrame:
 
 @pytest.mark.spark
 def test_what_other_tables_tell_equals_a_slow_loop_over_all_rows(
-    raw: dict[str, DataFrame], drawn: dict[str, list[tuple[Any, ...]]]
+    raw: dict[str, DataFrame], drawn: dict[str, list[tuple[Any, ...]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     contract = contract_of()
     events = to_events(raw, contract)
@@ -117,6 +117,11 @@ def test_what_other_tables_tell_equals_a_slow_loop_over_all_rows(
     for name in names:
         assert len({str(row[name]) for row in expected.values()}) > 2, name
     check_told(built, events, contract)
+    # A join that matches few rows is seen.
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("carted", "searched"):
+        told = sum(bool(row[name]) for row in expected.values())
+        assert [name, contract.features[name].table[0], str(told), str(60 - told)] in lines
 
 
 @pytest.mark.spark
