@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import reduce
 from zoneinfo import ZoneInfo
 
 from pyspark.sql import Column
@@ -58,14 +59,18 @@ class Dates:
         """Whether both ends are open."""
         return self.first is None and self.last is None
 
-    def holds(self, second: Column) -> Column:
-        """Whether seconds since the epoch lie on these days."""
-        inside = second.isNotNull()
-        if self.first is not None:
-            inside &= second >= F.lit(to_instant(self.first.isoformat(), self.zone))
-        if self.last is not None:
-            inside &= second <= F.lit(to_instant(self.last.isoformat(), self.zone, is_end=True))
-        return inside
+    @property
+    def seconds(self) -> tuple[int | None, int | None]:
+        """The first and the last second since the epoch."""
+        first = None if self.first is None else to_instant(self.first.isoformat(), self.zone)
+        return first, None if self.last is None else to_instant(self.last.isoformat(), self.zone, is_end=True)
+
+    def lack(self, second: Column) -> Column:
+        """Whether seconds since the epoch lie on other days; no second lies on none."""
+        first, last = self.seconds
+        ends = [] if first is None else [second < F.lit(first)]
+        ends += [] if last is None else [second > F.lit(last)]
+        return F.coalesce(reduce(Column.__or__, ends, F.lit(False)), F.lit(False))
 
     def condition(self) -> str:
         """The partitions of these days, in SQL."""

@@ -62,6 +62,8 @@ _ALWAYS = {
     # Columns whose names differ by case are two columns, in Parquet as in Python.
     "spark.sql.caseSensitive": "true",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # Java compiles no longer method, and interprets it at a tenth of the speed; Spark then makes several of it.
+    "spark.sql.codegen.hugeMethodLimit": "8000",
 }
 CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"
 """Java classes of Spark and Delta, archived by the set-up (``build_tools/class_archive.py``)."""

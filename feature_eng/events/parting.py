@@ -13,6 +13,7 @@ from feature_eng.contract import Contract, Time, quoted, stored_name
 from feature_eng.dates import ON_DATE, Dates, date_of
 from feature_eng.events.checking import checked_impressions, checked_related
 from feature_eng.events.joining import with_side_tables
+from feature_eng.events.pruning import may_be_within
 from feature_eng.events.schemas import check_schemas
 from feature_eng.events.times import to_seconds
 from feature_eng.events.values import raw_column
@@ -89,21 +90,21 @@ def to_events(
 def raw_of(raw: Mapping[str, DataFrame], contract: Contract, dates: Dates) -> dict[str, DataFrame]:
     """Of the tables of events the raw rows of some days, and those without a time; side tables as they are."""
     found = dict(raw)
-    for table in _times(contract):
-        second = _second(raw, table, contract)
-        found[table] = raw[table].where(second.isNull() | dates.holds(second))
+    for table, reading in _times(contract).items():
+        value, dtype = raw_column(reading.column), raw[table].schema[reading.column].dataType
+        # First what files are left out by, and what most rows are left out by at once.
+        may_be = may_be_within(value, dtype, reading, *dates.seconds)
+        is_kept = ~dates.lack(to_seconds(value, dtype, reading))
+        found[table] = raw[table].where(is_kept if may_be is None else may_be & is_kept)
     return found
 
 
 def impressions_of(raw: Mapping[str, DataFrame], contract: Contract, dates: Dates) -> DataFrame:
     """The raw impressions of some days."""
     main = contract.source.main_table
-    return raw[main].where(dates.holds(_second(raw, main, contract)))
-
-
-def _second(raw: Mapping[str, DataFrame], table: str, contract: Contract) -> Column:
-    reading = _times(contract)[table]
-    return to_seconds(raw_column(reading.column), raw[table].schema[reading.column].dataType, reading)
+    reading = _times(contract)[main]
+    value, dtype = raw_column(reading.column), raw[main].schema[reading.column].dataType
+    return raw_of(raw, contract, dates)[main].where(to_seconds(value, dtype, reading).isNotNull())
 
 
 def _times(contract: Contract) -> dict[str, Time]:

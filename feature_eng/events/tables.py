@@ -47,11 +47,11 @@ def write_events(
         pins = pinned(spark, contract.source, source)
         raw = read_raw(spark, contract, source, pins)
         some = None if dates is None or dates.is_all else dates
+        check_schemas(raw, contract)
         read = raw if some is None else raw_of(raw, contract, some)
         names = {main_table: "events", **{name: f"events_{name}" for name in contract.related_times}}
         goes_on = some is not None and by_date.goes_on(root, [*names.values(), "rejects"], contract)
         replaced = some if goes_on else None
-        check_schemas(read, contract)
         rows_in = {table: read[table].count() for table in names if table != main_table}
         rows_in[main_table], has_repeats = rows_and_repeats(read[main_table], contract)
         events = _typed(

@@ -18,14 +18,16 @@ from pyspark.sql.types import (
 )
 
 from feature_eng.contract import Time
-from feature_eng.dates import last_second
+from feature_eng.dates import DAY_SECONDS, last_second
 from feature_eng.events.values import number, whole_number
 
 # Seconds up to the year 3000: milliseconds given for seconds lie beyond, and are refused.
 LATEST_SECOND = 32_503_680_000
-_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # Numbers since the epoch in each unit, for the years 1973 to 2099.
-_LIKELY = {unit: (10**8 * per, 41 * 10**8 * per) for unit, per in _PER_SECOND.items()}
+_LIKELY = {unit: (10**8 * per, 41 * 10**8 * per) for unit, per in PER_SECOND.items()}
+DATE_NUMBERS = (19_000_101, 29_991_231)
+"""Numbers among which those lie that read as yyyyMMdd of the years 1900 to 2999."""
 _ZONE_LETTERS = "VzOXxZ"
 
 
@@ -65,7 +67,7 @@ def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
         seconds = F.unix_seconds(_parsed(F.trim(as_text.cast("string")), reading))
     elif reading.unit:
         of_coarser = _is_of_coarser_unit(value, dtype, reading.unit)
-        seconds = F.when(~of_coarser, _scaled(value, dtype, _PER_SECOND[reading.unit]))
+        seconds = F.when(~of_coarser, _scaled(value, dtype, PER_SECOND[reading.unit]))
     elif isinstance(dtype, NumericType):
         seconds = F.when(~_is_date_number(value, dtype), F.floor(number(value, dtype)).try_cast("bigint"))
     elif isinstance(dtype, StringType | DateType | TimestampNTZType):
@@ -77,7 +79,9 @@ def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
     else:
         seconds = F.lit(None).cast("bigint")
     if reading.dates == "end":
-        seconds = last_second(seconds, reading.zone or "UTC")
+        # Of what is far from all times no day can be told.
+        near = F.when(seconds.between(-DAY_SECONDS, LATEST_SECOND), seconds)
+        seconds = last_second(near, reading.zone or "UTC")
     return F.when(seconds.between(0, LATEST_SECOND), seconds)
 
 
@@ -96,6 +100,11 @@ def time_hint(value: Column, dtype: DataType, reading: Time) -> Column:
     return hint
 
 
+def coarser_units(unit: str) -> list[tuple[int, int]]:
+    """Between which numbers those lie that seem to be of each unit that is coarser than this one."""
+    return [bounds for other, bounds in _LIKELY.items() if PER_SECOND[other] < PER_SECOND[unit]]
+
+
 def _scaled(value: Column, dtype: DataType, per_second: int) -> Column:
     whole = whole_number(value, dtype)
     # Division drops the fraction, which before the epoch would be the wrong way.
@@ -105,9 +114,8 @@ def _scaled(value: Column, dtype: DataType, per_second: int) -> Column:
 
 def _is_of_coarser_unit(value: Column, dtype: DataType, unit: str) -> Column:
     read, found = number(value, dtype), F.lit(False)
-    for other, bounds in _LIKELY.items():
-        if _PER_SECOND[other] < _PER_SECOND[unit]:
-            found = found | read.between(*bounds)
+    for bounds in coarser_units(unit):
+        found = found | read.between(*bounds)
     return found
 
 
@@ -142,7 +150,7 @@ def _is_date_number(value: Column, dtype: DataType) -> Column:
     month = F.floor(read / 100) % 100
     return (
         (read == F.floor(read))
-        & read.between(19_000_101, 29_991_231)
+        & read.between(*DATE_NUMBERS)
         & month.between(1, 12)
         & (read % 100).between(1, 31)
     )
