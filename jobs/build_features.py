@@ -29,6 +29,7 @@ from feature_eng.events.stored import stored_events
 from feature_eng.events.tables import write_events
 from feature_eng.examples_table import write_examples
 from feature_eng.later_rows import check_matches as check_label_matches
+from feature_eng.meaning import MEANING
 from feature_eng.reencoding import days_to_encode
 from feature_eng.sampling import check_shift
 from feature_eng.snapshot import (
@@ -38,6 +39,7 @@ from feature_eng.snapshot import (
     END,
     EXAMPLES_PATH,
     EXAMPLES_VERSION,
+    MEANING_OF_ROWS,
     PROFILE,
     SOURCES,
     TABLES,
@@ -205,6 +207,7 @@ def build(
                 seed=seed,
                 properties={
                     DATA_VERSION: data_version,
+                    MEANING_OF_ROWS: str(MEANING),
                     SOURCES: json.dumps(sources),
                     TABLES: json.dumps(versions),
                     **({} if as_of is None else {AS_OF: str(as_of)}),

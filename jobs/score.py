@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from feature_eng import delta
 from feature_eng.contract import stored_name
 from feature_eng.events.stored import stored_events
+from feature_eng.meaning import check_meaning
 from feature_eng.origin import origin_of
 from feature_eng.requests import with_features
 from feature_eng.snapshot import CONTRACT_FINGERPRINT
@@ -175,6 +176,7 @@ def with_features_of_past(
     properties = delta.properties(training)
     origin = origin_of(training, properties)
     refuse_foreign(training, properties.get(CONTRACT_FINGERPRINT), scorer, version)
+    check_meaning(training, properties)
     contract = scorer.state.contract
     events = stored_events(spark, contract, origin.root, origin.tables)
     examples = delta.read_earlier(spark, origin.examples, origin.version)

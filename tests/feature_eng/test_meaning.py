@@ -23,8 +23,9 @@ from feature_eng.encoder import state
 from feature_eng.encoder.fit import fit
 from feature_eng.events import Events, to_events
 from feature_eng.examples import to_examples
-from feature_eng.meaning import MEANING
+from feature_eng.meaning import MEANING, check_meaning
 from feature_eng.sampling import with_sampling
+from feature_eng.snapshot import MEANING_OF_ROWS, SnapshotError
 from feature_eng.split import with_split
 
 HELD = Path(__file__).with_name("meaning.json")
@@ -105,3 +106,12 @@ def test_what_rows_mean_is_what_its_number_says(found: Mapping[str, dict[str, st
             "of this test grew? Nothing to raise. Then write the new digests: "
             f"WRITE_MEANING=1 pytest tests/feature_eng/{Path(__file__).name}"
         )
+
+
+def test_requests_are_not_told_by_rows_that_meant_something_else() -> None:
+    for same in ({}, {MEANING_OF_ROWS: str(MEANING)}):
+        check_meaning("training", same)
+    with pytest.raises(
+        SnapshotError, match=r"^training: .* \(meaning 0, now \d+\); build the features again"
+    ):
+        check_meaning("training", {MEANING_OF_ROWS: "0"})
