@@ -65,6 +65,10 @@ class Dates:
         first = None if self.first is None else to_instant(self.first.isoformat(), self.zone)
         return first, None if self.last is None else to_instant(self.last.isoformat(), self.zone, is_end=True)
 
+    def has(self, day: date) -> bool:
+        """Whether a day is one of these."""
+        return (self.first is None or self.first <= day) and (self.last is None or day <= self.last)
+
     def lack(self, second: Column) -> Column:
         """Whether seconds since the epoch lie on other days; no second lies on none."""
         first, last = self.seconds

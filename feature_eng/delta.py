@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from operator import itemgetter
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -328,20 +329,74 @@ def partitions(path: stores.Place, version: int, column: str) -> dict[Any, froze
     return {value: frozenset(files) for value, files in found.items()}
 
 
-def num_rows(spark: SparkSession, path: stores.Place, version: int) -> int:
-    """Rows of one version of a table: as its log has counted them, or counted where it has not.
+def partitions_within(
+    path: stores.Place, version: int, column: str, bounds: Mapping[str, tuple[Any, Any]]
+) -> set[Any]:
+    """Values of a partition column whose files may hold a row with other columns' values between bounds.
+
+    Args:
+        path: Place of the table.
+        version: Version to look at; of its log alone.
+        column: The partition column.
+        bounds: Column -> the least and the greatest value, whole numbers or text: what else is compared by nothing.
 
     Raises:
         SnapshotError: If there is no such table or no such version.
     """
     actions = pa.table(_open(path, version).get_add_actions())
-    if not actions.num_rows:
-        return 0
-    counted = actions.column("num_records") if "num_records" in actions.column_names else None
-    if counted is not None and not counted.null_count:
-        total: int = sum(counted.to_pylist())
+    known = actions.select([name for name in ("partition", "min", "max") if name in actions.column_names])
+    return {
+        file["partition"][column]
+        for file in known.to_pylist()
+        if all(
+            _may_lie(least, greatest, (file.get("min") or {}).get(name), (file.get("max") or {}).get(name))
+            for name, (least, greatest) in bounds.items()
+        )
+    }
+
+
+def _may_lie(least: Any, greatest: Any, lowest: Any, highest: Any) -> bool:
+    """Whether a value from least to greatest may be one from lowest to highest: true where these are not known.
+
+    Of long text the log has the beginning, which is less, and one that is greater than all texts that begin so.
+    """
+    ends = (least, greatest, lowest, highest)
+    if not any(all(type(end) is kind for end in ends) for kind in (int, str)):
+        return True
+    return bool(lowest <= greatest and least <= highest)
+
+
+def num_rows(
+    spark: SparkSession, path: stores.Place, version: int, of: Mapping[str, Collection[Any]] | None = None
+) -> int:
+    """Rows of one version of a table: as its log has counted them, or counted where it has not.
+
+    Args:
+        spark: The session.
+        path: Place of the table.
+        version: Version to count.
+        of: Values of partition columns, ``None`` among them, to count the rows of these partitions alone.
+
+    Raises:
+        SnapshotError: If there is no such table or no such version.
+    """
+    wanted = of or {}
+    actions = pa.table(_open(path, version).get_add_actions())
+    known = actions.select([name for name in ("partition", "num_records") if name in actions.column_names])
+    files = [
+        file
+        for file in known.to_pylist()
+        if all(file["partition"][name] in values for name, values in wanted.items())
+    ]
+    counts = [file.get("num_records") for file in files]
+    if None not in counts:
+        total: int = sum(counts)
     else:
-        total = read(spark, path, version).count()
+        rows = read(spark, path, version)
+        for name, values in wanted.items():
+            is_one = (F.col(f"`{name}`").eqNullSafe(F.lit(value)) for value in values)
+            rows = rows.where(reduce(Column.__or__, is_one))
+        total = rows.count()
     return total
 
 

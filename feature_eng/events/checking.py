@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -20,31 +19,6 @@ from feature_eng.sources.tables import CORRUPT_COLUMN
 
 # Far from the largest float of 32 bits, also when a kept negative weighs many times as much.
 LARGEST_WEIGHT = 1e30
-
-
-def rows_and_repeats(frame: DataFrame, contract: Contract) -> tuple[int, bool]:
-    """Rows of the impression table, and whether some may have equal keys: one reading, and keys alone are shuffled.
-
-    Args:
-        frame: The table's rows, whose schema has been checked.
-        contract: What the columns mean.
-    """
-    names = contract.columns.key
-    if not names:
-        return frame.count(), False
-    if not set(names) <= set(frame.columns):
-        return frame.count(), True  # of a side table
-    keys = [
-        _typed(name, frame.schema[name].dataType, contract.source.main_table, contract).alias(f"key__{place}")
-        for place, name in enumerate(names)
-    ]
-    counted = frame.select(*keys).groupBy(*(f"key__{place}" for place in range(len(keys)))).count()
-    # Rows without a key are rejects anyway.
-    is_key = reduce(Column.__and__, (F.col(f"key__{place}").isNotNull() for place in range(len(keys))))
-    found = counted.agg(
-        F.sum("count").alias("rows"), F.max(F.when(is_key, F.col("count"))).alias("most")
-    ).collect()[0]
-    return int(found["rows"] or 0), (found["most"] or 0) > 1
 
 
 def checked_impressions(
@@ -138,6 +112,11 @@ def checked_related(frame: DataFrame, contract: Contract, table: str) -> DataFra
     typed[time.column] = to_seconds(raw_column(time.column), dtype, time)
     reasons += _time_reasons(time.column, dtype, time)
     return _as_structs(frame, frame.columns, typed, reasons)
+
+
+def typed_column(name: str, frame: DataFrame, contract: Contract) -> Column:
+    """A raw column of the impression table as what the contract makes of it."""
+    return _typed(name, frame.schema[name].dataType, contract.source.main_table, contract)
 
 
 def _typed(name: str, dtype: DataType, table: str, contract: Contract) -> Column:

@@ -99,14 +99,6 @@ def raw_of(raw: Mapping[str, DataFrame], contract: Contract, dates: Dates) -> di
     return found
 
 
-def impressions_of(raw: Mapping[str, DataFrame], contract: Contract, dates: Dates) -> DataFrame:
-    """The raw impressions of some days."""
-    main = contract.source.main_table
-    reading = _times(contract)[main]
-    value, dtype = raw_column(reading.column), raw[main].schema[reading.column].dataType
-    return raw_of(raw, contract, dates)[main].where(to_seconds(value, dtype, reading).isNotNull())
-
-
 def _times(contract: Contract) -> dict[str, Time]:
     """How the times of each table of events are read."""
     assert contract.columns.time_reading is not None, "checked for builds by date"

@@ -12,10 +12,10 @@ from feature_eng import by_date, delta
 from feature_eng.contract import Contract, ContractError
 from feature_eng.dates import ON_DATE, Dates
 from feature_eng.events.advice import RowCount, check_rejects
-from feature_eng.events.checking import rows_and_repeats
 from feature_eng.events.dates_alone import check_side_times
 from feature_eng.events.joining import check_matches, match_counts
-from feature_eng.events.parting import Events, impressions_of, raw_of, to_events
+from feature_eng.events.keys import Keys, read_keys, that_meet
+from feature_eng.events.parting import Events, raw_of, to_events
 from feature_eng.events.schemas import check_schemas
 from feature_eng.sources.faults import as_user_errors
 from feature_eng.sources.lineage import described
@@ -53,18 +53,20 @@ def write_events(
         goes_on = some is not None and by_date.goes_on(root, [*names.values(), "rejects"], contract)
         replaced = some if goes_on else None
         rows_in = {table: read[table].count() for table in names if table != main_table}
-        rows_in[main_table], has_repeats = rows_and_repeats(read[main_table], contract)
-        events = _typed(
-            spark, read, contract, root, replaced, keeps_dates=dates is not None, has_repeats=has_repeats
-        )
-        if dates is not None and impressions_of(raw, contract, dates).isEmpty():
+        keys = read_keys(read[main_table], contract, times=dates is not None)
+        rows_in[main_table] = keys.rows
+        if dates is not None and not keys.with_time:
             raise ContractError([f"--dates: {main_table!r} holds no rows of {dates}"])
+        events = _typed(read, contract, root, replaced, keys, keeps_dates=dates is not None)
         tables = _Tables(spark, contract, root, replaced)
         frames = {main_table: events.impressions, **events.related}
         rows_out = {table: tables.write(names[table], frames[table]) for table in names}
         # Where every row has become an event none is looked for among the rejects.
         short = [table for table in names if rows_out[table] != rows_in[table]]
-        tables.write("rejects", events.rejects.where(F.col("table").isin(short)))
+        if short or tables.may_have_rows("rejects"):
+            tables.write("rejects", events.rejects.where(F.col("table").isin(short)))
+        else:
+            tables.keep("rejects")
     rejects = tables.written("rejects")
     rejected = rejects.groupBy("table", "reason").agg(F.count("*").alias("rows"))
     reasons = rejected.orderBy("table", "reason").collect() if short else []
@@ -103,30 +105,31 @@ def write_events(
 
 
 def _typed(
-    spark: SparkSession,
     raw: Mapping[str, DataFrame],
     contract: Contract,
     root: str,
     replaced: Dates | None,
+    keys: Keys,
     *,
     keeps_dates: bool,
-    has_repeats: bool,
 ) -> Events:
     """Typed rows: of the days that are replaced, whose keys other days may have taken, or of all tables anew."""
-    place = stores.join(root, "events")
+    place, has_repeats = stores.join(root, "events"), keys.has_repeats
     if not keeps_dates:
         stays = by_date.is_by_date(place) and contract.columns.time is not None
         return to_events(raw, contract, by_date=stays, has_repeats=has_repeats)
     if replaced is None or not contract.columns.key:
         return to_events(raw, contract, by_date=True, has_repeats=has_repeats)
-    stored = delta.read(spark, place)
-    days = F.col(ON_DATE)
-    before = stored.where(days < F.lit(replaced.first)) if replaced.first else None
+    met = that_meet(raw[contract.source.main_table], place, replaced, keys, contract)
+    if met is None:
+        return to_events(raw, contract, by_date=True, has_repeats=has_repeats)
+    others, first, last = met
+    day, before = F.col(ON_DATE), None
+    if replaced.first and first < replaced.first:
+        before = others.where(day < F.lit(replaced.first))
     events = to_events(raw, contract, before, by_date=True, has_repeats=has_repeats)
-    if replaced.last:
-        later = stored.where(days > F.lit(replaced.last))
-        if not later.isEmpty():
-            by_date.refuse_taken(events.impressions, later, replaced, contract)
+    if replaced.last and last > replaced.last:
+        by_date.refuse_taken(events.impressions, others.where(day > F.lit(replaced.last)), replaced, contract)
     return events
 
 
@@ -151,10 +154,27 @@ class _Tables:
             self.versions[name] = by_date.write(rows, place, self.contract, self._condition(name))
         else:
             self.versions[name] = delta.write(rows, place, properties=delta.kept_for())
-        if self.dates is None:
-            return delta.num_rows(self.spark, place, self.versions[name])
-        rows_now: int = self.written(name).count()
-        return rows_now
+        return self._rows(name, self.versions[name])
+
+    def keep(self, name: str) -> None:
+        """Leave a table as it is."""
+        self.versions[name] = delta.newest_version(stores.join(self.root, name))
+
+    def may_have_rows(self, name: str) -> bool:
+        """Whether a table, as it was, may have rows to be replaced; one that is made anew is written anyway."""
+        place = stores.join(self.root, name)
+        return self.dates is None or self._rows(name, delta.newest_version(place)) > 0
+
+    def _rows(self, name: str, version: int) -> int:
+        place, dates = stores.join(self.root, name), self.dates
+        if dates is None:
+            return delta.num_rows(self.spark, place, version)
+        days = {
+            day
+            for day in delta.partitions(place, version, ON_DATE)
+            if (name == "rejects" if day is None else dates.has(day))
+        }
+        return delta.num_rows(self.spark, place, version, {ON_DATE: days})
 
     def written(self, name: str) -> DataFrame:
         """What was written, of the days that are replaced."""

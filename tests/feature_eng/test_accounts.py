@@ -12,6 +12,7 @@ from feature_eng import delta
 from feature_eng.accounts import Account, accounts
 from feature_eng.contract import Contract, ContractError
 from feature_eng.events import tables
+from feature_eng.events.keys import Keys
 from feature_eng.snapshot import SnapshotError
 
 pytestmark = pytest.mark.spark
@@ -43,14 +44,14 @@ def test_a_raw_table_that_changes_while_it_is_read_is_named(
 ) -> None:
     shown = tmp_path / "shown.csv"
     shown.write_text("row,who,what,at,page,price,clicked\nr1,1,a,100,1,1.0,1\n")
-    count = tables.rows_and_repeats
+    read_keys = tables.read_keys
 
-    def counted_and_changed(frame: DataFrame, contract: Contract) -> tuple[int, bool]:
-        found = count(frame, contract)
+    def read_and_changed(frame: DataFrame, contract: Contract, *, times: bool) -> Keys:
+        found = read_keys(frame, contract, times=times)
         with shown.open("a") as stream:
             stream.write("r2,1,a,200,1,1.0,0\n")
         return found
 
-    monkeypatch.setattr(tables, "rows_and_repeats", counted_and_changed)
+    monkeypatch.setattr(tables, "read_keys", read_and_changed)
     with pytest.raises(ContractError, match="source: rows of 'shown' came or went while they were read"):
         tables.write_events(spark, small_contract(), str(tmp_path), str(tmp_path / "built"))

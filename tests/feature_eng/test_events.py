@@ -12,7 +12,7 @@ from small_logs import small_contract
 
 from feature_eng.contract import ContractError, to_number
 from feature_eng.events import number, scenario_index_column, to_events
-from feature_eng.events.checking import rows_and_repeats
+from feature_eng.events.keys import Keys, read_keys
 
 pytestmark = pytest.mark.spark
 
@@ -73,9 +73,9 @@ def test_every_row_is_an_event_or_a_reject_with_its_reason(spark: SparkSession) 
         key=str,
     )
     assert row_counts({"shown": raw}, events, contract) == {"shown": (16, 2, 14)}
-    assert rows_and_repeats(raw, contract) == (16, True)
+    assert read_keys(raw, contract, times=True) == Keys(16, 11, True, (("bad price", "time of day"),))
     keyless = raw.where("row IS NULL").unionByName(raw.where("row IS NULL"))
-    assert rows_and_repeats(keyless, contract) == (4, False)
+    assert read_keys(keyless, contract, times=True) == Keys(4, 2, False, ())
 
 
 def test_times_are_seconds_since_the_epoch_whatever_the_session_zone(spark: SparkSession) -> None:

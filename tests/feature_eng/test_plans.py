@@ -16,7 +16,7 @@ from feature_eng.contract import Contract, to_contract
 from feature_eng.encoder import spark as encoder
 from feature_eng.encoder.fit import fit
 from feature_eng.events import Events, to_events
-from feature_eng.events.checking import rows_and_repeats
+from feature_eng.events.keys import Keys, read_keys
 from feature_eng.examples import times_of, to_examples
 from feature_eng.split import with_split
 
@@ -62,7 +62,7 @@ def test_each_stage_scans_and_shuffles_as_often_as_is_written_down(
     assert scans_and_shuffles(made.related["orders"]) == (1, 0)
     shuffled = plan_of(made.impressions).partition("Exchange")[0]
     assert not any(f"{name}#" in shuffled for name in UNUSED)
-    assert rows_and_repeats(raw["impressions"], contract) == (300, False)
+    assert read_keys(raw["impressions"], contract, times=False) == Keys(300, 0, False, ((0, 299),))
     unique = to_events(raw, contract, has_repeats=False).impressions
     assert scans_and_shuffles(unique) == (1, 0)
     assert not any(f"{name}#" in plan_of(unique) for name in UNUSED)
