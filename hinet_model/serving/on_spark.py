@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_eng.contract import quoted
+from feature_eng.contract import quoted, stored_name
 from feature_eng.encoder.state import EncoderState
 from foundation.settings import UserError
 from hinet_model.serving.scorer import ENCODER_FOLDER, Scorer, ScorerError
@@ -237,7 +237,8 @@ def score_side_by_side(rows: DataFrame, shipments: Sequence[ModelShipment], keep
 
 def _read(rows: DataFrame, shipments: Sequence[ModelShipment], keep: Sequence[str]) -> DataFrame:
     """The columns that are read: Spark cannot see what a function of Arrow batches leaves alone."""
-    read = {*keep, *(name for shipment in shipments for name in shipment.raw_columns)}
+    raw = {name for shipment in shipments for name in shipment.raw_columns}
+    read = {*keep, *raw, *map(stored_name, raw)}
     return rows.select(*(quoted(name) for name in rows.columns if name in read))
 
 
