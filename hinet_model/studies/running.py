@@ -98,6 +98,8 @@ class Runner:
                 one.process.wait()
 
     def _start(self) -> None:
+        if len(self._running) >= self._processes:
+            return  # nothing is looked for: what waits is told by the settings of every trial
         begun = {one.trial.key for one in self._running}
         for trial in self._schedule.waiting():
             if len(self._running) >= self._processes:
