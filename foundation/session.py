@@ -12,6 +12,7 @@ import getpass
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import warnings
@@ -85,8 +86,6 @@ _LOCAL = {
     "spark.databricks.delta.snapshotPartitions": "2",
     "spark.sql.shuffle.partitions": "4",
 }
-
-
 _LARGE = 32 * 2**20
 """Bytes of compressed columns from which a local session is one for large data."""
 
@@ -174,6 +173,7 @@ def job_session(
     from py4j.protocol import Py4JError
 
     ran_before = is_running()
+    interrupted = signal.getsignal(signal.SIGINT)
     spark = build_session(app_name, extra_conf, places, data_bytes)
     try:
         yield spark
@@ -186,6 +186,8 @@ def job_session(
     finally:
         if not ran_before:
             end_session(spark)
+            with contextlib.suppress(ValueError):  # in another thread; Spark's handler fails without a session
+                signal.signal(signal.SIGINT, interrupted)
 
 
 def _log_of(app_name: str) -> Path:

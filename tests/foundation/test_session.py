@@ -47,6 +47,7 @@ def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tm
 
 
 _QUIET = """
+import signal
 from pyspark import SparkContext
 from foundation.job import configure_logging
 from foundation.session import job_session
@@ -55,6 +56,10 @@ configure_logging()
 with job_session("quiet") as spark:
     print(spark.range(3).count())
 print(SparkContext._active_spark_context)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
 try:
     with job_session("quiet") as spark:
         # Of a task in Python the JVM tells the driver over a connection of its own.
@@ -75,7 +80,7 @@ def test_what_java_and_ivy_write_goes_to_a_file_and_a_java_that_is_killed_is_one
     )
     log = Path("local") / "logs" / "spark-quiet.log"
     gone = f"Spark is gone: killed, or out of memory; its log: {log}"
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"3\nNone\n2\n{gone}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"3\nNone\ninterrupted\n2\n{gone}\n", "")
     assert "delta-spark" in (tmp_path / log).read_text()
 
 
