@@ -186,7 +186,7 @@ def job_session(
     finally:
         if not ran_before:
             end_session(spark)
-            with contextlib.suppress(ValueError):  # in another thread; Spark's handler fails without a session
+            with contextlib.suppress(ValueError):  # in another thread; Spark's own needs a session
                 signal.signal(signal.SIGINT, interrupted)
 
 
