@@ -28,6 +28,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 
+from feature_eng.contract import quoted
 from feature_eng.dates import ON_DATE
 from feature_eng.snapshot import (
     CELLS,
@@ -394,7 +395,7 @@ def num_rows(
     else:
         rows = read(spark, path, version)
         for name, values in wanted.items():
-            is_one = (F.col(f"`{name}`").eqNullSafe(F.lit(value)) for value in values)
+            is_one = (F.col(quoted(name)).eqNullSafe(F.lit(value)) for value in values)
             rows = rows.where(reduce(Column.__or__, is_one))
         total = rows.count()
     return total

@@ -62,7 +62,8 @@ class Running:
     def _answered(self, batch: pa.RecordBatch, kept: _Kept) -> tuple[pa.RecordBatch, _Kept]:
         keys = [batch.column(name) for name in self.entity]
         entity = np.cumsum(_starts(keys)) - 1
-        moment = _moments(entity, batch.column(AT))
+        moments = {name: _moments(entity, batch.column(name)) for name in {AT, *self.known_at.values()}}
+        moment = moments[AT]
         goes_on = kept.entity is not None and kept.entity == _key(keys, 0)
         asking = np.flatnonzero(batch.column(ROW).is_valid().to_numpy(zero_copy_only=False))
         made: dict[str, pa.Array] = {}
@@ -70,9 +71,7 @@ class Running:
         for column in dict.fromkeys(self.facts.values()):
             readers = {name: one for name, one in self.features.items() if self.facts[name] == column}
             before = kept.tails[column] if goes_on else None
-            waits = self.known_at.get(column)
-            known_from = moment if waits is None else _moments(entity, batch.column(waits))
-            known = _Known.of(batch.column(column), known_from, before)
+            known = _Known.of(batch.column(column), moments[self.known_at.get(column, AT)], before)
             for name, feature in readers.items():
                 found = known.answers(feature, moment[asking])
                 made.update(zip(feature.columns(name), found, strict=True))

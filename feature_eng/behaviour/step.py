@@ -146,13 +146,12 @@ def _other_facts(
     frame: DataFrame, table: str, contract: Contract, entity: Entity, facts: Facts, like: T.StructType
 ) -> DataFrame:
     """The facts that rows of another table bring, each known from its own second on."""
-    known = facts.tables[table]
     time = column(contract.related_times[table].column)
     return frame.select(
         *entity_values(frame, contract, entity, like),
         time.alias(AT),
         F.lit(1 + list(contract.related_times).index(table)).alias(_TABLE),
-        *_values(known, facts),
+        *_values(facts.tables[table], facts),
         *(time.alias(name) for name in dict.fromkeys(facts.known_at.values())),
     )
 

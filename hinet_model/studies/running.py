@@ -98,12 +98,10 @@ class Runner:
                 one.process.wait()
 
     def _start(self) -> None:
-        if len(self._running) >= self._processes:
-            return  # nothing is looked for: what waits is told by the settings of every trial
         begun = {one.trial.key for one in self._running}
-        for trial in self._schedule.waiting():
-            if len(self._running) >= self._processes:
-                return
+        # Looked for while there is room alone: what waits is told by the settings of every trial.
+        waiting = self._schedule.waiting()
+        while len(self._running) < self._processes and (trial := next(waiting, None)) is not None:
             if trial.key in begun:
                 continue
             begun.add(trial.key)
