@@ -36,6 +36,7 @@ from feature_eng.snapshot import (
     CONTRACT_NAME,
     ENCODER_DIGEST,
     ENCODER_PATH,
+    MEANING_OF_ROWS,
     SCENARIO_NAMES,
     SOURCES,
     DataFile,
@@ -282,6 +283,7 @@ def snapshot(spark: SparkSession, path: stores.Place, version: int | None = None
         ),
         sources=log.properties.get(SOURCES, ""),
         cells=cells_from(json.loads(log.properties.get(CELLS, "[]"))),
+        meaning=log.properties.get(MEANING_OF_ROWS, "1"),
     )
 
 

@@ -111,6 +111,7 @@ class SnapshotRef:
         scenario_rows: Split -> rows of each scenario, in the contract's order.
         sources: Which versions of which source tables the rows were made of, as JSON; empty where unknown.
         cells: What the build counted, rows in no split included; empty for a table that does not say.
+        meaning: The number of what its rows mean (`feature_eng.meaning`); the first one for a table that does not say.
     """
 
     table: str
@@ -126,6 +127,7 @@ class SnapshotRef:
     scenario_rows: Mapping[str, tuple[int, ...]]
     sources: str = ""
     cells: tuple[CellCount, ...] = ()
+    meaning: str = "1"
 
     def trained_weights(self) -> tuple[float, ...]:
         """What the training rows of each scenario weigh together, as training adds them up."""

@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from feature_eng.events.stored import stored_events
 from feature_eng.meaning import check_meaning
 from feature_eng.origin import origin_of
 from feature_eng.requests import with_features
-from feature_eng.snapshot import CONTRACT_FINGERPRINT
+from feature_eng.snapshot import CONTRACT_FINGERPRINT, MEANING_OF_ROWS
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
 from foundation.session import job_session
@@ -123,23 +123,25 @@ def input_table(
     """The table to score and its version, made by the contract that the model was trained by."""
     if given is not None:
         table, table_version = stores.normalised(given), delta.newest_version(given)
-        fingerprint = delta.properties(table, table_version).get(CONTRACT_FINGERPRINT)
-        if fingerprint is None and is_requests(delta.column_names(table, table_version), scorer):
+        properties = delta.properties(table, table_version)
+        if CONTRACT_FINGERPRINT not in properties and is_requests(
+            delta.column_names(table, table_version), scorer
+        ):
             return table, table_version
     else:
         training = settings.data.location
         properties = delta.properties(training)
         origin = origin_of(training, properties)
         table, table_version = origin.examples, origin.version
-        fingerprint = properties.get(CONTRACT_FINGERPRINT)
-    refuse_foreign(table, fingerprint, scorer, version)
+    refuse_foreign(table, properties, scorer, version)
     return table, table_version
 
 
 def refuse_foreign(
-    table: str, fingerprint: str | None, scorer: Scorer, version: registry.RegisteredVersion
+    table: str, properties: Mapping[str, str], scorer: Scorer, version: registry.RegisteredVersion
 ) -> None:
-    """Refuse rows that another contract made, or none that is named."""
+    """Refuse rows that another contract made, or none that is named, or that mean something else than the model's."""
+    fingerprint = properties.get(CONTRACT_FINGERPRINT)
     if fingerprint != scorer.contract_fingerprint:
         wanted = scorer.contract_fingerprint
         if fingerprint is None:
@@ -150,6 +152,13 @@ def refuse_foreign(
         raise UserError(
             f"{table}: was made by contract {fingerprint[:12]}; {version.uri} scores rows of contract "
             f"{wanted[:12]} alone"
+        )
+    learned = version.tags.get("meaning", "1")  # versions of before there was a number
+    if properties.get(MEANING_OF_ROWS, learned) != learned:
+        raise UserError(
+            f"{table}: was built by another release, in which rows meant something else (meaning "
+            f"{properties[MEANING_OF_ROWS]}) than those that {version.uri} was trained on (meaning {learned}); "
+            "train on rows of this build, or score with the release that built the model's"
         )
 
 
@@ -175,7 +184,7 @@ def with_features_of_past(
     training = settings.data.location
     properties = delta.properties(training)
     origin = origin_of(training, properties)
-    refuse_foreign(training, properties.get(CONTRACT_FINGERPRINT), scorer, version)
+    refuse_foreign(training, properties, scorer, version)
     check_meaning(training, properties)
     contract = scorer.state.contract
     events = stored_events(spark, contract, origin.root, origin.tables)

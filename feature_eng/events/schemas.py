@@ -34,14 +34,23 @@ from feature_eng.events.wanted import (
 from foundation.settings import suggestion
 
 
-def check_schemas(raw: Mapping[str, DataFrame], contract: Contract) -> None:
+def check_schemas(raw: Mapping[str, DataFrame], contract: Contract, *, by_date: bool = False) -> None:
     """Hold the contract against the tables' schemas, without reading a row.
+
+    Args:
+        raw: Table name -> raw rows.
+        contract: What the columns mean.
+        by_date: Whether raw rows of some days alone may be asked for.
 
     Raises:
         ContractError: Tables and columns that the contract names and the data lack, all of them; or else
-            columns of a type that cannot be read as what the contract makes of them, all of them.
+            columns of a type that cannot be read as what the contract makes of them, and times that are not known
+            where rows are chosen by them, all of them.
     """
-    faults = list(_missing(raw, contract)) or list(_unreadable(raw, contract))
+    faults = list(_missing(raw, contract)) or [
+        *_unreadable(raw, contract),
+        *_time_elsewhere(raw, contract, by_date=by_date),
+    ]
     if faults:
         raise ContractError(list(dict.fromkeys(faults)))
 
@@ -139,6 +148,27 @@ def _unreadable(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[st
         why = time_refusal(spark, time, raw[table].schema[time.column].dataType)
         if why:
             yield f"{where}: column {time.column!r} of {table!r} {why}"
+
+
+def _time_elsewhere(raw: Mapping[str, DataFrame], contract: Contract, *, by_date: bool) -> Iterator[str]:
+    """What looks rows up by the impressions' time, which is itself looked up in a side table."""
+    main, time = contract.source.main_table, contract.columns.time
+    if time is None or time in raw[main].columns:
+        return
+    side = owners(raw, contract)[time]
+    if by_date:
+        yield (
+            f"--dates: columns.time {time!r} is a column of {side!r}; expected one of {main!r}, whose rows are read "
+            "by their days"
+        )
+    for place, join in enumerate(contract.source.join):
+        if join.as_of_time is not None:
+            yield (
+                f"source.join.{place}.as_of: columns.time {time!r} is a column of {side!r} and not known yet; expected "
+                f"one of {main!r}, or {side!r} joined before {join.table!r}"
+            )
+        if join.table == side:
+            return
 
 
 def _key_faults(

@@ -47,7 +47,7 @@ def write_events(
         pins = pinned(spark, contract.source, source)
         raw = read_raw(spark, contract, source, pins)
         some = None if dates is None or dates.is_all else dates
-        check_schemas(raw, contract)
+        check_schemas(raw, contract, by_date=dates is not None)
         read = raw if some is None else raw_of(raw, contract, some)
         names = {main_table: "events", **{name: f"events_{name}" for name in contract.related_times}}
         goes_on = some is not None and by_date.goes_on(root, [*names.values(), "rejects"], contract)

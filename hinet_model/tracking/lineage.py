@@ -32,6 +32,7 @@ class Lineage:
         git_dirty: ``true`` or ``false``: whether tracked files differ from the commit; ``unknown`` outside.
         package_versions: Package name -> installed version.
         sources: Which versions of which source tables the training table was made of, as JSON.
+        meaning: The number of what the training table's rows mean (`feature_eng.meaning`).
     """
 
     delta_table: str
@@ -47,6 +48,7 @@ class Lineage:
     git_dirty: str
     package_versions: Mapping[str, str]
     sources: str = ""
+    meaning: str = "1"
 
     @classmethod
     def of(cls, snapshot: SnapshotRef, *, plan_hash: str, world_size: int, seed: int) -> Lineage:
@@ -66,6 +68,7 @@ class Lineage:
             git_dirty=dirty,
             package_versions=versions.installed(),
             sources=snapshot.sources,
+            meaning=snapshot.meaning,
         )
 
     def run_tags(self) -> dict[str, str]:
@@ -91,6 +94,7 @@ class Lineage:
             "contract": self.contract,
             "contract_fingerprint": self.contract_fingerprint,
             "encoder_digest": self.encoder_digest,
+            "meaning": self.meaning,
         }
 
 

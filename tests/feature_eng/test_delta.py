@@ -81,8 +81,9 @@ def test_a_snapshot_lists_the_files_of_its_version_alone(spark: SparkSession, tm
 def test_new_properties_never_meet_old_rows(spark: SparkSession, tmp_path: Path) -> None:
     table = tmp_path / "table"
     first = write(spark, table, 10)
-    second = write(spark, table, 8, **{"hinet.encoder_digest": "other"})
-    assert [delta.snapshot(spark, table, v).encoder_digest for v in (first, second)] == ["def", "other"]
+    second = write(spark, table, 8, **{"hinet.encoder_digest": "other", "hinet.meaning": "2"})
+    snapshots = [delta.snapshot(spark, table, v) for v in (first, second)]
+    assert [(one.encoder_digest, one.meaning) for one in snapshots] == [("def", "1"), ("other", "2")]
     assert [delta.read(spark, table, v).count() for v in (first, second)] == [10, 8]
 
 

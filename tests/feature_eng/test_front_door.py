@@ -17,6 +17,7 @@ from small_logs import small_contract
 from feature_eng.behaviour import with_behaviour
 from feature_eng.contract import Contract, ContractError
 from feature_eng.events import to_events
+from feature_eng.events.schemas import check_schemas
 from feature_eng.examples import to_examples
 from feature_eng.sources.raw import read_raw
 from feature_eng.sources.tables import pinned
@@ -367,3 +368,25 @@ def test_users_and_items_stand_beside_the_log(spark: SparkSession, tmp_path: Pat
         match=r"join\.1: 'items' has 2 different rows for what = '[ab]'; .* add as_of",
     ):
         examples_of(spark, side_contract(), tmp_path)
+
+
+def test_a_time_that_is_looked_up_itself_cannot_choose_rows(spark: SparkSession, tmp_path: Path) -> None:
+    """Rows of some days, and of side tables those that held, are chosen before the side table is joined."""
+    log().drop(columns="at").to_parquet(tmp_path / "shown.parquet")
+    (tmp_path / "users.csv").write_text("who,city,at\n1,Bonn,100\n2,Rome,200\n")
+    pd.DataFrame({"what": ["a", "b"], "price": [1.0, 2.0], "since": [0, 150]}).to_parquet(
+        tmp_path / "items.parquet"
+    )
+    contract = side_contract(as_of="since")
+    raw = read_raw(spark, contract, str(tmp_path))
+    check_schemas(raw, contract)
+    prices = {row["row"]: row["price"] for row in examples_of(spark, contract, tmp_path).collect()}
+    assert prices == {"r1": 1.0, "r2": 2.0, "r3": 1.0}
+    told = "columns.time 'at' is a column of 'users'"
+    with pytest.raises(ContractError, match=rf"^--dates: {told}; expected one of 'shown', whose rows"):
+        check_schemas(raw, contract, by_date=True)
+    turned = contract.model_copy(
+        update={"source": contract.source.model_copy(update={"join": contract.source.join[::-1]})}
+    )
+    with pytest.raises(ContractError, match=rf"^source\.join\.0\.as_of: {told} and .* 'users' joined before"):
+        check_schemas(raw, turned)

@@ -24,6 +24,7 @@ from feature_eng import delta
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
+from feature_eng.meaning import MEANING
 from feature_eng.snapshot import SnapshotRef
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, registry
@@ -394,6 +395,25 @@ def test_scoring_refuses_rows_of_another_contract(
     delta.write(examples, tmp_path / "nameless")
     with pytest.raises(UserError, match=r"names no contract; .*ALTER TABLE"):
         workshop.run("score", "--model-version", "challenger", "--input", str(tmp_path / "nameless"))
+
+
+def test_scoring_refuses_rows_that_mean_something_else_than_those_that_the_model_learned_from(
+    spark: SparkSession, workshop: Workshop, tmp_path: Path
+) -> None:
+    version = workshop.register(spark, steps=0)
+    assert version.tags["meaning"] == str(MEANING)
+    examples = delta.read(spark, workshop.folder / "warehouse" / "small" / "examples").limit(5)
+    write_raw(examples, tmp_path / "newer", workshop.snapshot.contract_fingerprint)
+    arguments = ("--model-version", version.version, "--input", str(tmp_path / "newer"))
+    scores = ("--output", str(tmp_path / "scores"))
+    workshop.run("score", *arguments, *scores)
+    spark.sql(
+        f"ALTER TABLE delta.`{tmp_path / 'newer'}` SET TBLPROPERTIES ('hinet.meaning' = '{MEANING + 1}')"
+    )
+    with pytest.raises(
+        UserError, match=rf"newer: was built .* \(meaning {MEANING + 1}\) than .* \(meaning {MEANING}\)"
+    ):
+        workshop.run("score", *arguments, *scores)
 
 
 def test_a_row_of_no_scenario_ends_scoring_with_one_clear_line(

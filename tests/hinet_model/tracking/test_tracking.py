@@ -80,7 +80,7 @@ def test_more_settings_than_one_call_takes_all_arrive(tracker: Tracker) -> None:
 
 
 def test_the_lineage_is_in_the_tags(tracker: Tracker) -> None:
-    lineage = Lineage.of(SNAPSHOT, plan_hash="p" * 8, world_size=2, seed=7)
+    lineage = Lineage.of(replace(SNAPSHOT, meaning="3"), plan_hash="p" * 8, world_size=2, seed=7)
     tracker.log_lineage(lineage)
     tags = recorded(tracker).data.tags
     expected = {
@@ -89,6 +89,7 @@ def test_the_lineage_is_in_the_tags(tracker: Tracker) -> None:
         "table_id": "id-of-the-table",
         "contract_fingerprint": "cd" * 32,
         "encoder_digest": "ef" * 32,
+        "meaning": "3",
         "plan_hash": "p" * 8,
         "world_size": "2",
         "seed": "7",
