@@ -26,6 +26,7 @@ from foundation.given_conf import given_conf, is_running
 from foundation.java_log import LOG_FOLDER, end_of_java_is_quiet, java_writes_to
 from foundation.memory import available_memory
 from foundation.places import Place, for_spark, scheme_of
+from foundation.s3_packages import S3_EXCLUDES, S3_PACKAGES
 from foundation.settings import UserError
 
 if TYPE_CHECKING:
@@ -36,27 +37,7 @@ _DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 _DATABRICKS = "DATABRICKS_RUNTIME_VERSION"
 """Set in every process of a Databricks cluster."""
 
-# Hadoop's client for S3, of the release that Spark 4.0 brings, and of Amazon's SDK the parts that it calls (9 MB):
-# the bundle that it asks for itself has 600 MB. What Spark has on board is not fetched again.
-_SDK = "2.24.12"
-S3_PACKAGES = (
-    "org.apache.hadoop:hadoop-aws:3.4.1",
-    f"software.amazon.awssdk:s3:{_SDK}",
-    f"software.amazon.awssdk:s3-transfer-manager:{_SDK}",
-    f"software.amazon.awssdk:sts:{_SDK}",
-)
 _PACKAGES, _EXCLUDES = "spark.jars.packages", "spark.jars.excludes"
-S3_EXCLUDES = (
-    "software.amazon.awssdk:bundle",
-    "software.amazon.awssdk.crt:*",
-    "org.wildfly.openssl:*",
-    "io.netty:*",
-    "org.slf4j:*",
-    "org.apache.httpcomponents:*",
-    "commons-codec:*",
-    "commons-logging:*",
-)
-
 _ALWAYS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
@@ -65,6 +46,8 @@ _ALWAYS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # Java compiles no longer method, and interprets it at a tenth of the speed; Spark then makes several of it.
     "spark.sql.codegen.hugeMethodLimit": "8000",
+    # To look for encodings of what is cached costs more than they save, of rows that are read a few times.
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
 }
 CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"
 """Java classes of Spark and Delta, archived by the set-up (``build_tools/class_archive.py``)."""
@@ -134,7 +117,7 @@ def build_session(
     given = given_conf()
     wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})}, places, data_bytes)
     if _is_local(given, extra_conf or {}):
-        # Local Python workers must be of the driver's environment, not of the first python3 on PATH.
+        # Local Python workers are of the driver's environment, not of the first python3 on PATH.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder
     for key, value in wanted.items():

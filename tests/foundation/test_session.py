@@ -44,6 +44,7 @@ def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tm
     on_cluster = session.wanted_conf({"spark.master": "yarn"}, {})
     assert not {"spark.sql.shuffle.partitions", "spark.driver.host"} & set(on_cluster)
     assert on_cluster["spark.sql.codegen.hugeMethodLimit"] == "8000"
+    assert on_cluster["spark.sql.inMemoryColumnarStorage.compressed"] == "false"
 
 
 _QUIET = """

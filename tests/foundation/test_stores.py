@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from foundation import access, places, session, stores
+from foundation.s3_packages import S3_EXCLUDES
 from foundation.stores import StoreError
 
 HERE = os.getcwd()
@@ -256,7 +257,7 @@ def test_a_local_session_fetches_the_client_of_s3_only_where_a_place_needs_it() 
     packages = wanted["spark.jars.packages"].split(",")
     assert packages[:2] == ["software.amazon.awssdk:s3:9.9", session.DELTA_PACKAGE]
     assert [name.split(":")[1] for name in packages[2:]] == ["hadoop-aws", "s3-transfer-manager", "sts"]
-    assert wanted["spark.jars.excludes"] == ",".join(("a:b", *session.S3_EXCLUDES))
+    assert wanted["spark.jars.excludes"] == ",".join(("a:b", *S3_EXCLUDES))
     on_cluster = session.wanted_conf({"spark.master": "yarn"}, {}, ["s3://b/c"])
     assert "hadoop-aws" not in on_cluster["spark.jars.packages"]
 
