@@ -1,4 +1,4 @@
-"""What Spark lacks for S3, by Maven's coordinates: Hadoop's client, of the release that Spark 4.0 brings, and Amazon's SDK."""
+"""What Spark lacks for S3, by Maven's coordinates: Hadoop's client, as Spark 4.0 brings it, and Amazon's SDK."""
 
 from __future__ import annotations
 
