@@ -6,14 +6,14 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from feature_eng import by_date, drift, training_table
+from feature_eng import by_date, delta, drift, training_table
 from feature_eng.as_of import check_before, known
 from feature_eng.behaviour import check_told
 from feature_eng.cells import add_up, blind_spots, cells_rows, check_splits
@@ -171,6 +171,7 @@ def build(
     with stage("what there is to learn"):
         cells, data_version = add_up(tallies(examples, contract, root, examples_version), contract)
         describe(cells, contract)
+        describe_tables(spark, contract, root, versions, cells)
         check_splits(cells, contract)
         told, events = known(examples, stored_events(spark, contract, root, versions), contract, as_of)
         check_times(events, contract)
@@ -233,6 +234,28 @@ def describe(cells: Sequence[CellCount], contract: Contract) -> None:
     if spots := blind_spots(cells, contract):
         say("what training cannot learn, or metrics cannot judge")
         say_table(["scenario", "task", "split", "because"], spots)
+
+
+def describe_tables(
+    spark: SparkSession,
+    contract: Contract,
+    root: str,
+    versions: Mapping[str, int],
+    cells: Sequence[CellCount],
+) -> None:
+    """Print how many rows the labels' tables have beside how many impressions have label 1 by them.
+
+    A join that loses most rows is no error, and nothing else would show it.
+    """
+    lines = []
+    for place, (name, task) in enumerate(contract.tasks.items()):
+        if task.table is not None:
+            table = f"events_{task.table}"
+            rows = delta.num_rows(spark, stores.join(root, table), versions[table])
+            lines.append((name, task.table, rows, sum(cell.positives[place] for cell in cells)))
+    if lines:
+        say("labels of other tables")
+        say_table(["task", "table", "rows", "label 1"], lines)
 
 
 def summarise(state: EncoderState, snapshot: SnapshotRef, compared: int) -> None:

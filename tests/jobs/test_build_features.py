@@ -95,6 +95,7 @@ def test_a_log_becomes_a_training_table(
     assert "duplicate key" in said
     assert f"snapshot  table {snapshot.table} version {snapshot.version}" in said
     assert ["home", "train", "106", "53", "10"] in [row[:5] for row in rows]
+    assert rows[said.splitlines().index("labels of other tables") + 2] == ["order", "orders", "21", "20"]
     state = EncoderState.load(snapshot.encoder_path)
     assert (state.digest, snapshot.contract_fingerprint) == (snapshot.encoder_digest, contract.fingerprint)
     table = pq.ParquetFile(snapshot.files_of("test")[0].path).read()
