@@ -41,13 +41,16 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-# Tables of tests are tiny: compiling a plan, or planning it again after each shuffle, takes longer than all else.
+# Tables of tests are tiny: compiling a plan, or planning it again after each shuffle, takes longer than all else, and
+# so does a Python process for each of four parts. There are four places to run tasks, for as many training workers.
 # Jobs that tests start as processes run as users run them.
 _TINY_TABLES = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
+    "spark.default.parallelism": "2",
+    "spark.sql.leafNodeDefaultParallelism": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
 }
 
