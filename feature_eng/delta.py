@@ -36,6 +36,7 @@ from feature_eng.snapshot import (
     CONTRACT_NAME,
     ENCODER_DIGEST,
     ENCODER_PATH,
+    FIRST_MEANING,
     MEANING_OF_ROWS,
     SCENARIO_NAMES,
     SOURCES,
@@ -283,7 +284,7 @@ def snapshot(spark: SparkSession, path: stores.Place, version: int | None = None
         ),
         sources=log.properties.get(SOURCES, ""),
         cells=cells_from(json.loads(log.properties.get(CELLS, "[]"))),
-        meaning=log.properties.get(MEANING_OF_ROWS, "1"),
+        meaning=log.properties.get(MEANING_OF_ROWS, FIRST_MEANING),
     )
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from feature_eng.snapshot import MEANING_OF_ROWS, SnapshotError
+from feature_eng.snapshot import FIRST_MEANING, MEANING_OF_ROWS, SnapshotError
 
 MEANING = 1
 
@@ -36,7 +36,7 @@ def check_meaning(table: str, properties: Mapping[str, str]) -> None:
     Raises:
         SnapshotError: Says both numbers.
     """
-    found = properties.get(MEANING_OF_ROWS, "1")
+    found = properties.get(MEANING_OF_ROWS, FIRST_MEANING)
     if found != str(MEANING):
         raise SnapshotError(
             f"{table}: was built by another release, in which rows meant something else (meaning {found}, now "

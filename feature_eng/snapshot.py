@@ -32,6 +32,8 @@ BUILT_BY = "hinet.built_by"
 """Of tables by date: what all their days must be made by, ``<meaning>:<digest>`` (`feature_eng.by_date`)."""
 MEANING_OF_ROWS = "hinet.meaning"
 """The number of what rows of a build's events and examples mean (`feature_eng.meaning`)."""
+FIRST_MEANING = "1"
+"""That of tables and versions from before there was a number."""
 SPANS = "hinet.spans"
 """Which dates are whose split, as JSON, where the contract says so."""
 DATA_VERSION = "hinet.data_version"
@@ -127,7 +129,7 @@ class SnapshotRef:
     scenario_rows: Mapping[str, tuple[int, ...]]
     sources: str = ""
     cells: tuple[CellCount, ...] = ()
-    meaning: str = "1"
+    meaning: str = FIRST_MEANING
 
     def trained_weights(self) -> tuple[float, ...]:
         """What the training rows of each scenario weigh together, as training adds them up."""

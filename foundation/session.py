@@ -38,6 +38,7 @@ _DATABRICKS = "DATABRICKS_RUNTIME_VERSION"
 """Set in every process of a Databricks cluster."""
 
 _PACKAGES, _EXCLUDES = "spark.jars.packages", "spark.jars.excludes"
+
 _ALWAYS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
@@ -117,7 +118,7 @@ def build_session(
     given = given_conf()
     wanted = wanted_conf(given, {"spark.app.name": app_name, **(extra_conf or {})}, places, data_bytes)
     if _is_local(given, extra_conf or {}):
-        # Local Python workers are of the driver's environment, not of the first python3 on PATH.
+        # Local Python workers must be of the driver's environment, not of the first python3 on PATH.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder
     for key, value in wanted.items():

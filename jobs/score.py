@@ -21,7 +21,7 @@ from feature_eng.events.stored import stored_events
 from feature_eng.meaning import check_meaning
 from feature_eng.origin import origin_of
 from feature_eng.requests import with_features
-from feature_eng.snapshot import CONTRACT_FINGERPRINT, MEANING_OF_ROWS
+from feature_eng.snapshot import CONTRACT_FINGERPRINT, FIRST_MEANING, MEANING_OF_ROWS
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
 from foundation.session import job_session
@@ -153,7 +153,7 @@ def refuse_foreign(
             f"{table}: was made by contract {fingerprint[:12]}; {version.uri} scores rows of contract "
             f"{wanted[:12]} alone"
         )
-    learned = version.tags.get("meaning", "1")  # versions of before there was a number
+    learned = version.tags.get("meaning", FIRST_MEANING)
     if properties.get(MEANING_OF_ROWS, learned) != learned:
         raise UserError(
             f"{table}: was built by another release, in which rows meant something else (meaning "

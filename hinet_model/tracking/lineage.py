@@ -31,8 +31,8 @@ class Lineage:
         git_commit: Commit of the code, or ``unknown`` outside a checkout.
         git_dirty: ``true`` or ``false``: whether tracked files differ from the commit; ``unknown`` outside.
         package_versions: Package name -> installed version.
-        sources: Which versions of which source tables the training table was made of, as JSON.
         meaning: The number of what the training table's rows mean (`feature_eng.meaning`).
+        sources: Which versions of which source tables the training table was made of, as JSON.
     """
 
     delta_table: str
@@ -47,8 +47,8 @@ class Lineage:
     git_commit: str
     git_dirty: str
     package_versions: Mapping[str, str]
+    meaning: str
     sources: str = ""
-    meaning: str = "1"
 
     @classmethod
     def of(cls, snapshot: SnapshotRef, *, plan_hash: str, world_size: int, seed: int) -> Lineage:
@@ -67,8 +67,8 @@ class Lineage:
             git_commit=commit,
             git_dirty=dirty,
             package_versions=versions.installed(),
-            sources=snapshot.sources,
             meaning=snapshot.meaning,
+            sources=snapshot.sources,
         )
 
     def run_tags(self) -> dict[str, str]:
