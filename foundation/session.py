@@ -49,6 +49,8 @@ _ALWAYS = {
     "spark.sql.codegen.hugeMethodLimit": "8000",
     # To look for encodings of what is cached costs more than they save, of rows that are read a few times.
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
+    # Else Python tells Java the line of each expression, in six calls apiece.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
 }
 CLASS_ARCHIVE = Path(sys.prefix) / "spark-classes.jsa"
 """Java classes of Spark and Delta, archived by the set-up (``build_tools/class_archive.py``)."""

@@ -45,6 +45,7 @@ def test_the_session_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch, tm
     assert not {"spark.sql.shuffle.partitions", "spark.driver.host"} & set(on_cluster)
     assert on_cluster["spark.sql.codegen.hugeMethodLimit"] == "8000"
     assert on_cluster["spark.sql.inMemoryColumnarStorage.compressed"] == "false"
+    assert on_cluster["spark.python.sql.dataFrameDebugging.enabled"] == "false"
 
 
 _QUIET = """
