@@ -110,7 +110,7 @@ def main() -> None:
             registry.RegistryError
         ) as error:  # of an older format, or its files are gone: the scores are written
             say(str(error))
-    say(f"{given.model_version:<10}{version.uri}")
+    say(f"{given.model_version + ' ':<10}{version.uri}")
     say(f"MLflow    mlflow ui --backend-store-uri {settings.mlflow.tracking_uri}")
 
 

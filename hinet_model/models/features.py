@@ -94,7 +94,8 @@ def build_embedding(
         shard: Rows of the table that are held here.
 
     Raises:
-        ConfigError: Products of features that the data do not have, or that cannot be multiplied.
+        ConfigError: Products of features that the data do not have, or that cannot be multiplied; attention that
+            would pool nothing.
     """
     spans = [(field.positions[0], field.positions[-1] + 1) for field in layout.slot_fields]
     return FusedEmbedding(
@@ -108,7 +109,33 @@ def build_embedding(
         shard,
         _products(settings, layout),
         _beside(settings, layout),
+        # Where rows' widths stand side by side, each model pools its own.
+        _queries(settings, layout) if times == 1 else None,
     )
+
+
+def _queries(settings: OuterSettings, layout: BatchLayout) -> list[int | None]:
+    """Number of the field that asks where attention pools a field's slots; none where all count alike.
+
+    Raises:
+        ConfigError: Attention that would pool nothing.
+    """
+    fields = layout.slot_fields
+    if settings.pooling == "mean":
+        return [None] * len(fields)
+    single = {field.name: number for number, field in enumerate(fields) if not field.pooled}
+    added = [settings.sequences == "together" and field.beside is not None for field in fields]
+    found = [
+        single.get(field.shares or "") if field.pooled and not more else None
+        for field, more in zip(fields, added, strict=True)
+    ]
+    if all(query is None for query in found):
+        raise ConfigError(
+            [
+                "model.pooling: attention pools histories of features that rows have as well, and there are none"
+            ]
+        )
+    return found
 
 
 def _beside(settings: OuterSettings, layout: BatchLayout) -> list[int | None]:

@@ -59,6 +59,9 @@ class OuterSettings(Settings):
     sequences: Literal["apart", "together"] = "apart"
     """Of histories with ages or kinds: together: the embeddings of a slot's item, age and kind, all of one width, are
     added before the slots are pooled, as those of positions are; apart: each is pooled by itself."""
+    pooling: Literal["mean", "attention"] = "mean"
+    """Of histories of a feature that rows have as well, items for one: attention: a slot counts as much as it goes
+    with the row's own value, as in DIN (KDD 2018); mean: all alike, as the values of all other features do."""
     products: list[ProductSettings] = Field(default=[])
     """Products that join the features, number by number: [{left: [age_group, query], right: [item_id, cuisine]}] adds
     the sum of the left features' embeddings times the sum of the right ones'. All of one product are of one width.

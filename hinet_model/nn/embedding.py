@@ -4,6 +4,7 @@ Shape letters in this file:
     B  rows in the batch     U  distinct table rows the batch touches
     L  look-ups of a row     D  width of a table row
     F  id features' parts    P  number columns   X  width of all products
+    S  slots of a feature    W  width of a feature
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ class FusedEmbedding(nn.Module):
     """Look up id features in one table, pool those with several slots, append the numbers, then the products.
 
     A feature that is wider than a row of the table is made of several, its parts, one behind the other.
-    The pooled value is the mean over the slots in use; a feature without any is zero. Slots that hold an
-    unknown value (index 0) are in use: "unknown" has a row of its own.
+    The pooled value is the mean over the slots in use, or their sum weighed by attention; a feature without any is
+    zero. Slots that hold an unknown value (index 0) are in use: "unknown" has a row of its own.
+
+    Attention weighs slot ``s`` of a row by the softmax over its slots in use of ``q^T A k_s``, where ``q`` is the
+    row's value of another feature and ``A`` belongs to the feature that is pooled; it starts as the scaled dot
+    product, ``I / sqrt(W)``.
 
     Args:
         num_embeddings: Rows of the table.
@@ -39,9 +44,14 @@ class FusedEmbedding(nn.Module):
             Both have as many slots, use the same ones, and are of one width; it then has no place of its own.
         products: Numbers of the id features on either side of each product, all of one width: the sum of the
             left ones times the sum of the right ones, number by number.
+        queries: For each feature with several slots that attention pools the number of the one-slot feature, of the
+            same width, that asks; None for all others.
 
     Shape:
         rows_UD: ``(U, D)``  ->  ``(B, F * D + P + X)``, ``F`` without the parts of features that are added to others
+
+    Source of the attention: the row's own item asks, as in DIN (KDD 2018); the score is the general one of Luong et
+    al. (EMNLP 2015), equation 8.
     """
 
     def __init__(
@@ -56,6 +66,7 @@ class FusedEmbedding(nn.Module):
         shard: RowShard = WHOLE,
         products: Sequence[tuple[Sequence[int], Sequence[int]]] = (),
         beside: Sequence[int | None] | None = None,
+        queries: Sequence[int | None] | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -70,6 +81,15 @@ class FusedEmbedding(nn.Module):
         self.first_number = sum(self.widths)
         self.out_dim = self.first_number + num_numbers
         self.out_dim += sum(self.parts[left[0]] * dim for left, _ in self.products)
+        self.queries = [None] * len(self.spans) if queries is None else list(queries)
+        # By the number of the feature that is pooled.
+        self.attention = nn.ParameterDict(
+            {
+                str(field): nn.Parameter(torch.empty(self.widths[field], self.widths[field]))
+                for field, query in enumerate(self.queries)
+                if query is not None
+            }
+        )
         self.num_embeddings, self.shard = num_embeddings, shard
         self.weight: Tensor = nn.Parameter(torch.empty(shard.num_rows(num_embeddings), dim))
 
@@ -82,6 +102,9 @@ class FusedEmbedding(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw all rows anew; those of a shard are what they would be in the whole table."""
+        for matrix in self.attention.values():
+            with torch.no_grad():
+                nn.init.eye_(matrix).div_(matrix.shape[0] ** 0.5)
         if self.shard.count > 1:
             draw_rows(self.weight, self.num_embeddings, self.shard, self.std, generator)
             return
@@ -125,9 +148,11 @@ class FusedEmbedding(nn.Module):
         num_unique = rows_UD.shape[0]
         padded = torch.cat([rows_UD, rows_UD.new_zeros(1, self.dim)])
         features: list[Tensor] = []
-        for spans, parts, many in self._runs():
+        for spans, parts, many, field in self._runs():
             slots = [batch.inverse[:, first:last] for first, last in spans]
-            if many:
+            if self.queries[field] is not None:
+                features.append(self._attended(field, slots, batch.inverse, padded))
+            elif many:
                 # The slots of each part are a bag of their own; all parts lack the same slots.
                 bags = [each.reshape(-1, each.shape[1] // parts) if parts > 1 else each for each in slots]
                 pooled = F.embedding_bag(
@@ -148,6 +173,27 @@ class FusedEmbedding(nn.Module):
         products = [self._sum(x_BD, left) * self._sum(x_BD, right) for left, right in self.products]
         return torch.cat([x_BD, *products], dim=1)
 
+    def _attended(self, field: int, slots: Sequence[Tensor], inverse: Tensor, padded_UD: Tensor) -> Tensor:
+        """A feature's slots, and what is added to them, weighed by how well each goes with what asks: ``(B, W)``."""
+        query = self.queries[field]
+        assert query is not None
+        first, last, _ = self.spans[query]
+        query_BW = F.embedding(inverse[:, first:last], padded_UD).flatten(1)
+        parts = self.parts[field]
+        # All slots of a part stand before those of the next.
+        each = [
+            F.embedding(one.view(len(one), parts, one.shape[1] // parts), padded_UD)
+            .transpose(1, 2)
+            .flatten(2)
+            for one in slots
+        ]
+        slots_BSW = torch.stack(each).sum(dim=0)
+        unused_BS = slots[0][:, : slots_BSW.shape[1]] == padded_UD.shape[0] - 1
+        scores_BS = torch.einsum("bw,bsw->bs", query_BW @ self.attention[str(field)], slots_BSW)
+        # Not minus infinity, which would make a row without any slot in use undefined.
+        weights_BS = scores_BS.masked_fill(unused_BS, torch.finfo(scores_BS.dtype).min).softmax(dim=1)
+        return torch.einsum("bs,bsw->bw", weights_BS.masked_fill(unused_BS, 0.0), slots_BSW)
+
     def _sum(self, x_BD: Tensor, fields: Sequence[int]) -> Tensor:
         """The sum of some features of one width."""
         return torch.stack([x_BD[:, self._place(field)] for field in fields]).sum(dim=0)
@@ -159,19 +205,22 @@ class FusedEmbedding(nn.Module):
         first = sum(self.widths[:field])
         return slice(first, first + self.widths[field])
 
-    def _runs(self) -> list[tuple[list[tuple[int, int]], int, bool]]:
-        """The spans of what is looked up at once, and their parts: neighbours of one slot each, or what is pooled."""
-        runs: list[tuple[list[tuple[int, int]], int, bool]] = []
+    def _runs(self) -> list[tuple[list[tuple[int, int]], int, bool, int]]:
+        """The spans of what is looked up at once, and their parts: neighbours of one slot each, or what is pooled.
+
+        The last of each is the number of its first feature.
+        """
+        runs: list[tuple[list[tuple[int, int]], int, bool, int]] = []
         for field, ((first, last, many), parts) in enumerate(zip(self.spans, self.parts, strict=True)):
             if self.beside[field] is not None:
                 continue
             if runs and not many and not runs[-1][2] and runs[-1][0][0][1] == first:
-                runs[-1] = ([(runs[-1][0][0][0], last)], 1, False)
+                runs[-1] = ([(runs[-1][0][0][0], last)], 1, False, runs[-1][3])
             else:
                 added = [
                     span[:2] for span, other in zip(self.spans, self.beside, strict=True) if other == field
                 ]
-                runs.append(([(first, last), *added], parts, many))
+                runs.append(([(first, last), *added], parts, many, field))
         return runs
 
     def columns_of(self, field: int) -> list[int]:
