@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from feature_eng.snapshot import FIRST_MEANING
 from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, Evaluation
 from hinet_model.lifecycle.policy import Policy
 from hinet_model.lifecycle.promotion import Decision
@@ -58,6 +59,17 @@ def inadmissible(
         elif seen["rows"]:
             faults.append(f"the {model} was trained on {seen['rows']:,} of the test rows: {seen['how']}")
     return faults
+
+
+def cautions(challenger: Mapping[str, str], champion: Mapping[str, str]) -> list[str]:
+    """What to bear in mind beside a decision, from the lineage of the two that were compared: their tags."""
+    meanings = [tags.get("meaning", FIRST_MEANING) for tags in (champion, challenger)]
+    if meanings[0] == meanings[1]:
+        return []
+    return [
+        "careful: the champion learned from rows of another release, which meant something else (meaning "
+        f"{meanings[0]}) than these (meaning {meanings[1]}): on its own it may be better than shown here"
+    ]
 
 
 def refused_for(decision: Decision, faults: Sequence[str]) -> Decision:

@@ -237,8 +237,12 @@ def test_a_worse_challenger_is_refused_with_code_3_and_rollback_restores(
     workshop.run("evaluate")
     assert workshop.run("promote") == 0
     worse = workshop.register(spark, steps=0)
-    workshop.run("evaluate")
     capsys.readouterr()
+    workshop.run("evaluate")
+    assert "learned from rows of another release" not in capsys.readouterr().out
+    workshop.client().set_model_version_tag(first.name, first.version, "meaning", "0")
+    workshop.run("evaluate")
+    assert f"(meaning 0) than these (meaning {MEANING})" in capsys.readouterr().out
     assert workshop.run("promote") == 3
     printed = capsys.readouterr().out
     assert "is not promoted" in printed
