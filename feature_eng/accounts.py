@@ -9,10 +9,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_eng import delta
+from feature_eng.contract import RELATED_EVENTS
 from feature_eng.origin import origin_of
 from foundation import stores
-
-_RELATED = "events_"
 
 
 @dataclass(frozen=True)
@@ -66,5 +65,9 @@ def accounts(spark: SparkSession, root: str, main_table: str, versions: Mapping[
     for table, reason, count in counted.orderBy("table", "reason").collect():
         rejected.setdefault(table, {})[reason] = count
     places = {main_table: "events"}
-    places |= {name.removeprefix(_RELATED): name for name in sorted(versions) if name.startswith(_RELATED)}
+    places |= {
+        name.removeprefix(RELATED_EVENTS): name
+        for name in sorted(versions)
+        if name.startswith(RELATED_EVENTS)
+    }
     return [Account(name, rows(place).count(), rejected.get(name, {})) for name, place in places.items()]

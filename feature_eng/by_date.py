@@ -197,7 +197,7 @@ def concerned(
     found |= told | immature | (events - there)
     found |= moved(every, contract, record)
     told_by = {contract.source.main_table: told}
-    told_by |= {table: changed_in[f"events_{table}"] for table in contract.related_times}
+    told_by |= {table: changed_in[contract.events_of(table)] for table in contract.related_times}
     for table, days in told_by.items():
         if days and contract.readers_of(table):
             found |= {day for day in every if _may_see(day, days, contract, table)}
@@ -211,11 +211,11 @@ def _labels_of(changed_in: Mapping[str, set[date]], contract: Contract) -> set[d
         if task.table is None:
             continue
         assert task.within is not None, "checked by the contract"
-        found |= around(changed_in[f"events_{task.table}"], task.within, 0, contract.split.zone)
+        changed = changed_in[contract.events_of(task.table)]
+        found |= around(changed, task.within, 0, contract.split.zone)
         if task.attribution != "every":
             # A later row may have gone over to another impression, or to none.
-            both = changed_in["events"] | changed_in[f"events_{task.table}"]
-            found |= around(both, task.within, task.within, contract.split.zone)
+            found |= around(changed_in["events"] | changed, task.within, task.within, contract.split.zone)
     return found
 
 

@@ -250,7 +250,7 @@ def describe_tables(
     lines = []
     for place, (name, task) in enumerate(contract.tasks.items()):
         if task.table is not None:
-            table = f"events_{task.table}"
+            table = contract.events_of(task.table)
             rows = delta.num_rows(spark, stores.join(root, table), versions[table])
             lines.append((name, task.table, rows, sum(cell.positives[place] for cell in cells)))
     if lines:

@@ -22,7 +22,7 @@ from feature_eng.contract.features import (
     Raw,
 )
 from feature_eng.contract.loading import load_contract, to_contract
-from feature_eng.contract.names import quoted, stored_name
+from feature_eng.contract.names import RELATED_EVENTS, quoted, stored_name
 from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.schema import Contract
 from feature_eng.contract.six_scenarios import SixScenarios
@@ -34,6 +34,7 @@ from feature_eng.contract.values import to_boolean, to_instant, to_number
 __all__ = [
     "AGES",
     "KINDS",
+    "RELATED_EVENTS",
     "SPLITS",
     "Behaviour",
     "Bucketed",

@@ -1,4 +1,4 @@
-"""Names of columns: as the user's data have them, and as the product's tables store them.
+"""Names of columns and tables: as the user's data have them, and as the product's tables store them.
 
 Delta tables refuse some characters in the names of columns. The user's own names stand in
 messages, in rejects and in what a served model takes; the tables of events and examples
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+
+RELATED_EVENTS = "events_"
+"""What stands before the name of a raw table beside the impressions, in that of the table that keeps its rows."""
 
 # What Delta refuses; dots and backticks, which Spark reads as its own; and what codes begin with.
 _STORED_AS_CODE = re.compile(r"[ ,;{}()=.`%\x00-\x1f]")

@@ -21,7 +21,7 @@ from feature_eng.contract.faults import (
     time_reasons,
 )
 from feature_eng.contract.features import Behaviour, Categorical, Feature, History
-from feature_eng.contract.names import stored_name
+from feature_eng.contract.names import RELATED_EVENTS, stored_name
 from feature_eng.contract.related import tables_and_times
 from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.section import Section
@@ -126,6 +126,10 @@ class Contract(Section):
         """Tables of events beside the impressions, those of labels first, and how the times of each are read."""
         found = tables_and_times({alias: getattr(self, name) for name, alias in _field_aliases()})
         return {table: time for table, time in found.items() if time is not None}
+
+    def events_of(self, table: str) -> str:
+        """Name of the table that a raw table's rows are kept in, typed."""
+        return "events" if table == self.source.main_table else f"{RELATED_EVENTS}{table}"
 
     def readers_of(self, table: str) -> Mapping[str, Behaviour]:
         """The behaviour features that are told by rows of a table."""

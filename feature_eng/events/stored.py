@@ -27,6 +27,6 @@ def stored_events(spark: SparkSession, contract: Contract, root: str, versions: 
 
     return Events(
         impressions=written("events"),
-        related={name: written(f"events_{name}") for name in contract.related_times},
+        related={name: written(contract.events_of(name)) for name in contract.related_times},
         rejects=written("rejects"),
     )

@@ -49,7 +49,7 @@ def write_events(
         some = None if dates is None or dates.is_all else dates
         check_schemas(raw, contract, by_date=dates is not None)
         read = raw if some is None else raw_of(raw, contract, some)
-        names = {main_table: "events", **{name: f"events_{name}" for name in contract.related_times}}
+        names = {table: contract.events_of(table) for table in (main_table, *contract.related_times)}
         goes_on = some is not None and by_date.goes_on(root, [*names.values(), "rejects"], contract)
         replaced = some if goes_on else None
         rows_in = {table: read[table].count() for table in names if table != main_table}
