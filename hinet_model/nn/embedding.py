@@ -10,6 +10,7 @@ Shape letters in this file:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,22 @@ from torch.nn import functional as F
 
 from hinet_model.data.batch import Batch
 from hinet_model.nn.row_shard import WHOLE, RowShard, draw_rows
+
+
+class _Run(NamedTuple):
+    """What is looked up at once: neighbours of one slot each, or a feature that is pooled and what is added to it.
+
+    Attributes:
+        spans: First and last-plus-one look-up of each.
+        parts: Rows of the table that make one value of what is pooled.
+        pooled: Whether it is.
+        field: Number of the first feature.
+    """
+
+    spans: list[tuple[int, int]]
+    parts: int
+    pooled: bool
+    field: int
 
 
 class FusedEmbedding(nn.Module):
@@ -148,11 +165,12 @@ class FusedEmbedding(nn.Module):
         num_unique = rows_UD.shape[0]
         padded = torch.cat([rows_UD, rows_UD.new_zeros(1, self.dim)])
         features: list[Tensor] = []
-        for spans, parts, many, field in self._runs():
-            slots = [batch.inverse[:, first:last] for first, last in spans]
-            if self.queries[field] is not None:
-                features.append(self._attended(field, slots, batch.inverse, padded))
-            elif many:
+        for run in self._runs():
+            slots = [batch.inverse[:, first:last] for first, last in run.spans]
+            parts = run.parts
+            if self.queries[run.field] is not None:
+                features.append(self._attended(run.field, slots, batch.inverse, padded))
+            elif run.pooled:
                 # The slots of each part are a bag of their own; all parts lack the same slots.
                 bags = [each.reshape(-1, each.shape[1] // parts) if parts > 1 else each for each in slots]
                 pooled = F.embedding_bag(
@@ -205,22 +223,18 @@ class FusedEmbedding(nn.Module):
         first = sum(self.widths[:field])
         return slice(first, first + self.widths[field])
 
-    def _runs(self) -> list[tuple[list[tuple[int, int]], int, bool, int]]:
-        """The spans of what is looked up at once, and their parts: neighbours of one slot each, or what is pooled.
-
-        The last of each is the number of its first feature.
-        """
-        runs: list[tuple[list[tuple[int, int]], int, bool, int]] = []
+    def _runs(self) -> list[_Run]:
+        runs: list[_Run] = []
         for field, ((first, last, many), parts) in enumerate(zip(self.spans, self.parts, strict=True)):
             if self.beside[field] is not None:
                 continue
-            if runs and not many and not runs[-1][2] and runs[-1][0][0][1] == first:
-                runs[-1] = ([(runs[-1][0][0][0], last)], 1, False, runs[-1][3])
+            if runs and not many and not runs[-1].pooled and runs[-1].spans[0][1] == first:
+                runs[-1] = runs[-1]._replace(spans=[(runs[-1].spans[0][0], last)], parts=1)
             else:
                 added = [
                     span[:2] for span, other in zip(self.spans, self.beside, strict=True) if other == field
                 ]
-                runs.append(([(first, last), *added], parts, many, field))
+                runs.append(_Run([(first, last), *added], parts, many, field))
         return runs
 
     def columns_of(self, field: int) -> list[int]:
