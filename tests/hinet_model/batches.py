@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from hinet_model.data.batch import PADDING, Batch, BatchLayout
+from hinet_model.nn.embedding import FusedEmbedding
 
 VOCABULARY = 12
 
@@ -83,3 +85,10 @@ def make_batch(layout: BatchLayout, scenarios: Sequence[int], seed: int = 0) -> 
 def take(columns: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
     """The same columns, only the given rows in the given order."""
     return {name: values[list(rows)] for name, values in columns.items()}
+
+
+def value_of(embedding: FusedEmbedding, layout: BatchLayout, name: str, index: int) -> torch.Tensor:
+    """What the table has for a value of a feature, all its parts."""
+    field = next(field for field in layout.slot_fields if field.name == name)
+    first = field.offset + index * field.parts
+    return embedding.weight[first : first + field.parts].flatten()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import make_columns, make_schema
+from batches import make_columns, make_schema, value_of
 
 from foundation.settings import ConfigError
 from hinet_model.data.batch import PADDING, Batch, BatchLayout
@@ -71,21 +71,19 @@ def test_a_slot_counts_as_much_as_it_goes_with_the_row_s_own_value(
     batch, columns = batch_of(layout)
     x = embedding(batch)
     assert x.shape[1] == embedding.out_dim
-    fields = {field.name: field for field in layout.slot_fields}
     (matrix,) = embedding.attention.values()
     place = list(columns_of("there", ["recent"], layout, embedding))
     width = len(place)
-
-    def value(name: str, index: int) -> torch.Tensor:
-        first = fields[name].offset + index * fields[name].parts
-        return embedding.weight[first : first + fields[name].parts].flatten()
 
     lengths = set()
     for row in range(batch.num_rows):
         used = [slot for slot in range(2) if columns[f"recent__{slot}"][row] != PADDING]
         names = ("recent", "recent__ages") if aged else ("recent",)
-        slots = [sum(value(name, columns[f"{name}__{slot}"][row]) for name in names) for slot in used]
-        query = value("item", columns["item"][row])
+        slots = [
+            sum(value_of(embedding, layout, name, columns[f"{name}__{slot}"][row]) for name in names)
+            for slot in used
+        ]
+        query = value_of(embedding, layout, "item", columns["item"][row])
         scores = [
             sum(query[i] * matrix[i, j] * slot[j] for i in range(width) for j in range(width))
             for slot in slots

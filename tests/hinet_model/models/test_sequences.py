@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import make_columns, make_schema
+from batches import make_columns, make_schema, value_of
 
 from foundation.settings import ConfigError
 from hinet_model.data.batch import PADDING, Batch, BatchError, BatchLayout
@@ -54,20 +54,18 @@ def test_slots_are_added_before_they_are_pooled(widths: dict[str, int]) -> None:
     batch, columns = batch_of(layout)
     x = embedding(batch)
     width = widths.get("item", 4)
-    fields = {field.name: field for field in layout.slot_fields}
     assert x.shape[1] == embedding.out_dim == 2 * width + 2 * 4 + 2, "item, recent; city, genres; two numbers"
     place = columns_of("there", ["recent"], layout, embedding)
     assert columns_of("there", ["recent__ages"], layout, embedding) == place
-
-    def value(name: str, index: int) -> torch.Tensor:
-        first = fields[name].offset + index * fields[name].parts
-        return embedding.weight[first : first + fields[name].parts].flatten()
 
     lengths = set()
     for row in range(batch.num_rows):
         used = [slot for slot in range(2) if columns[f"recent__{slot}"][row] != PADDING]
         names = ("recent", *BESIDE)
-        slots = [sum(value(name, columns[f"{name}__{slot}"][row]) for name in names) for slot in used]
+        slots = [
+            sum(value_of(embedding, layout, name, columns[f"{name}__{slot}"][row]) for name in names)
+            for slot in used
+        ]
         expected = torch.stack(slots).mean(dim=0) if slots else torch.zeros(width)
         torch.testing.assert_close(x[row, list(place)], expected)
         lengths.add(len(used))
