@@ -98,6 +98,7 @@ def build_embedding(
             would pool nothing.
     """
     spans = [(field.positions[0], field.positions[-1] + 1) for field in layout.slot_fields]
+    beside = _beside(settings, layout)
     return FusedEmbedding(
         layout.num_embeddings,
         _row_dim(settings, layout) * times,
@@ -108,13 +109,13 @@ def build_embedding(
         [field.parts for field in layout.slot_fields],
         shard,
         _products(settings, layout),
-        _beside(settings, layout),
+        beside,
         # Where rows' widths stand side by side, each model pools its own.
-        _queries(settings, layout) if times == 1 else None,
+        _queries(settings, layout, beside) if times == 1 else None,
     )
 
 
-def _queries(settings: OuterSettings, layout: BatchLayout) -> list[int | None]:
+def _queries(settings: OuterSettings, layout: BatchLayout, beside: Sequence[int | None]) -> list[int | None]:
     """Number of the field that asks where attention pools a field's slots; none where all count alike.
 
     Raises:
@@ -124,10 +125,9 @@ def _queries(settings: OuterSettings, layout: BatchLayout) -> list[int | None]:
     if settings.pooling == "mean":
         return [None] * len(fields)
     single = {field.name: number for number, field in enumerate(fields) if not field.pooled}
-    added = [settings.sequences == "together" and field.beside is not None for field in fields]
     found = [
-        single.get(field.shares or "") if field.pooled and not more else None
-        for field, more in zip(fields, added, strict=True)
+        single.get(field.shares or "") if field.pooled and other is None else None
+        for field, other in zip(fields, beside, strict=True)
     ]
     if all(query is None for query in found):
         raise ConfigError(

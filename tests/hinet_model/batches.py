@@ -82,6 +82,23 @@ def make_batch(layout: BatchLayout, scenarios: Sequence[int], seed: int = 0) -> 
     return layout.to_batch(make_columns(layout, scenarios, seed))[0]
 
 
+def sorted_batch(layout: BatchLayout) -> tuple[Batch, dict[str, np.ndarray]]:
+    """A batch of random rows of three scenarios, and its columns in the batch's order.
+
+    Fields that tell of another's slots use the same ones as that.
+    """
+    columns = make_columns(layout, [0, 1, 2] * 6)
+    names = {field.name: field.columns for field in layout.slot_fields}
+    for field in layout.slot_fields:
+        if field.beside is None:
+            continue
+        for own, other in zip(field.columns, names[field.beside], strict=True):
+            used, known = columns[other] != PADDING, np.maximum(columns[own], 0)
+            columns[own] = np.where(used, known, PADDING).astype(np.int32)
+    columns = take(columns, np.argsort(columns["scenario_index"], kind="stable").tolist())
+    return layout.to_batch(columns)[0], columns
+
+
 def take(columns: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
     """The same columns, only the given rows in the given order."""
     return {name: values[list(rows)] for name, values in columns.items()}

@@ -46,7 +46,7 @@ def read_all_the_time(warehouse: Path) -> Iterator[set[tuple[str, int, int]]]:
     done = threading.Event()
 
     def look() -> None:
-        while not done.wait(0.3) and not faults:
+        while not done.wait(0.05) and not faults:
             for table in (name for name in TABLES if delta.exists(warehouse / "days" / name)):
                 try:
                     found = DeltaTable(str(warehouse / "days" / table))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from batches import make_columns, make_schema, value_of
+from batches import make_schema, sorted_batch, value_of
 
 from foundation.settings import ConfigError
-from hinet_model.data.batch import PADDING, Batch, BatchLayout
+from hinet_model.data.batch import PADDING, BatchLayout
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_embedding, build_layout, columns_of
 from hinet_model.models.hinet import HiNetSettings
@@ -40,17 +39,6 @@ def made(settings: HiNetSettings, layout: BatchLayout) -> FusedEmbedding:
     return embedding
 
 
-def batch_of(layout: BatchLayout) -> tuple[Batch, dict[str, np.ndarray]]:
-    columns = make_columns(layout, [0, 1, 2] * 6)
-    for slot in range(2):
-        used, known = columns[f"recent__{slot}"] != PADDING, columns.get(f"recent__ages__{slot}")
-        if known is not None:
-            columns[f"recent__ages__{slot}"] = np.where(used, np.maximum(known, 0), PADDING).astype(np.int32)
-    order = np.argsort(columns["scenario_index"], kind="stable")
-    columns = {name: values[order] for name, values in columns.items()}
-    return layout.to_batch(columns)[0], columns
-
-
 @pytest.mark.parametrize("widths", [{}, {"item": 8, "recent__ages": 8}], ids=str)
 @pytest.mark.parametrize("aged", [False, True])
 def test_a_slot_counts_as_much_as_it_goes_with_the_row_s_own_value(
@@ -68,7 +56,7 @@ def test_a_slot_counts_as_much_as_it_goes_with_the_row_s_own_value(
         products=[{"left": ["recent"], "right": ["item"]}],
     )
     embedding = made(settings, layout)
-    batch, columns = batch_of(layout)
+    batch, columns = sorted_batch(layout)
     x = embedding(batch)
     assert x.shape[1] == embedding.out_dim
     (matrix,) = embedding.attention.values()
@@ -103,12 +91,13 @@ def test_a_slot_counts_as_much_as_it_goes_with_the_row_s_own_value(
 def test_gradients_are_those_of_finite_differences() -> None:
     settings, layout = laid_out(make_schema())
     embedding = made(settings, layout).double()
-    batch, _ = batch_of(layout)
+    batch, _ = sorted_batch(layout)
     rows = embedding.look_up(batch.unique_ids).detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda given: embedding(batch, given)[:, :-2], (rows,))
     loss = embedding(batch, rows).square().sum()
     (matrix,) = embedding.attention.values()
     (gradient,) = torch.autograd.grad(loss, matrix)
+    assert gradient.all()
     with torch.no_grad():
         for place in ((0, 0), (1, 3)):
             kept = matrix[place].item()
@@ -124,7 +113,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_every_matrix_learns_in_joint_and_in_separate_models(joint: Any) -> None:
     settings, layout = laid_out(make_schema(), joint=joint)
     model = build_model(settings, layout, seed=0)
-    batch, _ = batch_of(layout)
+    batch, _ = sorted_batch(layout)
     model(batch).sum().backward()
     matrices = {name: one for name, one in model.named_parameters() if "embedding.attention." in name}
     assert len(matrices) == {True: 1, "per_scenario": 3, "per_task": 2}[joint]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from batches import make_columns, make_schema, value_of
+from batches import make_schema, sorted_batch, value_of
 
 from foundation.settings import ConfigError
-from hinet_model.data.batch import PADDING, Batch, BatchError, BatchLayout
+from hinet_model.data.batch import PADDING, BatchError, BatchLayout
 from hinet_model.models.features import build_embedding, build_layout, columns_of
 from hinet_model.models.hinet import HiNetSettings
 
@@ -34,24 +33,12 @@ def laid_out(**changes: Any) -> tuple[HiNetSettings, BatchLayout]:
     return settings, build_layout(settings, schema())
 
 
-def batch_of(layout: BatchLayout) -> tuple[Batch, dict[str, np.ndarray]]:
-    columns = make_columns(layout, [0, 1, 2] * 6)
-    for name in BESIDE:
-        for slot in range(2):
-            used, known = columns[f"recent__{slot}"] != PADDING, columns[f"{name}__{slot}"]
-            columns[f"{name}__{slot}"] = np.where(used, np.maximum(known, 0), PADDING).astype(np.int32)
-    columns = {
-        name: values[np.argsort(columns["scenario_index"], kind="stable")] for name, values in columns.items()
-    }
-    return layout.to_batch(columns)[0], columns
-
-
 @pytest.mark.parametrize("widths", [{}, {"item": 8, "recent__ages": 8, "recent__kinds": 8}], ids=str)
 def test_slots_are_added_before_they_are_pooled(widths: dict[str, int]) -> None:
     settings, layout = laid_out(embedding_dims=widths)
     embedding = build_embedding(settings, layout)
     embedding.reset_parameters(torch.Generator().manual_seed(0))
-    batch, columns = batch_of(layout)
+    batch, columns = sorted_batch(layout)
     x = embedding(batch)
     width = widths.get("item", 4)
     assert x.shape[1] == embedding.out_dim == 2 * width + 2 * 4 + 2, "item, recent; city, genres; two numbers"
