@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 T = TypeVar("T", bound="Settings")
 
+SettingsByPath = dict[str, Any]
+"""Settings by dotted path, over others, in the order in which they are made: ``{model.gates: false}``."""
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used; the message says what and what to do."""
@@ -56,7 +59,7 @@ def load_settings(schema: type[T], path: str | Path | None, overrides: Sequence[
     """
     mapping = read_yaml(path) if path is not None else {}
     where = str(path) if path is not None else "settings"
-    mapping, faults = with_overrides(mapping, overrides)
+    mapping, faults = with_overrides(mapping, overrides, schema)
     try:
         settings = validate(schema, mapping, where)
     except ConfigError as error:
@@ -106,8 +109,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def with_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def with_overrides(
+    mapping: Mapping[str, Any], overrides: Sequence[str], schema: type[BaseModel] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Apply ``"a.b=3"`` overrides to a copy of a mapping.
+
+    Args:
+        mapping: Plain values, as YAML gives them.
+        overrides: Later ones win; values are read as YAML.
+        schema: What the mapping is to be. Where that has settings by dotted path (`SettingsByPath`), the rest of an
+            override's path is one of them.
 
     Returns:
         The changed copy, and one fault per override that could not be applied.
@@ -116,7 +127,7 @@ def with_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> tupl
     faults: list[str] = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
-        keys = dotted.strip().split(".")
+        keys = _keys(dotted.strip(), schema)
         if not equals or not all(keys):
             faults.append(f"override {override!r}: expected 'path.to.setting=value'")
             continue
@@ -200,6 +211,16 @@ _Loader.yaml_implicit_resolvers = {
     ]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _keys(dotted: str, schema: Any) -> list[str]:
+    """The keys that lead to a setting, one for each level."""
+    keys = dotted.split(".")
+    for depth, key in enumerate(keys[:-1], start=1):
+        schema = _child(schema, key)
+        if schema == SettingsByPath:
+            return [*keys[:depth], ".".join(keys[depth:])]
+    return keys
 
 
 def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:

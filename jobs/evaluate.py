@@ -27,7 +27,7 @@ from foundation.job import job_parser, run_job, say, stage
 from foundation.session import job_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, publishing, registry
-from hinet_model.lifecycle.admission import cautions, inadmissible, refused_for
+from hinet_model.lifecycle.admission import caution, inadmissible, refused_for
 from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, UNCALIBRATED, Evaluation
 from hinet_model.lifecycle.judging import contest
 from hinet_model.lifecycle.judging.sums import Shape
@@ -103,9 +103,8 @@ def main() -> None:
     if given.json is not None:
         given.json.write_text(result.to_json(), encoding="utf-8")
     summarise(result, versions[CHALLENGER], decision)
-    if CHAMPION in versions:
-        for caution in cautions(versions[CHALLENGER].tags, versions[CHAMPION].tags):
-            say(caution)
+    if CHAMPION in versions and (careful := caution(versions[CHALLENGER].tags, versions[CHAMPION].tags)):
+        say(careful)
     html = page.render(
         page.Findings(
             evaluation=result,

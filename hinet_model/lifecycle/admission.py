@@ -61,15 +61,15 @@ def inadmissible(
     return faults
 
 
-def cautions(challenger: Mapping[str, str], champion: Mapping[str, str]) -> list[str]:
+def caution(challenger: Mapping[str, str], champion: Mapping[str, str]) -> str | None:
     """What to bear in mind beside a decision, from the lineage of the two that were compared: their tags."""
     meanings = [tags.get("meaning", FIRST_MEANING) for tags in (champion, challenger)]
     if meanings[0] == meanings[1]:
-        return []
-    return [
+        return None
+    return (
         "careful: the champion learned from rows of another release, which meant something else (meaning "
         f"{meanings[0]}) than these (meaning {meanings[1]}): on its own it may be better than shown here"
-    ]
+    )
 
 
 def refused_for(decision: Decision, faults: Sequence[str]) -> Decision:

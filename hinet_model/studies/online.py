@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import scipy.special
-import scipy.stats
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -182,9 +181,9 @@ def _uplift(
         counts.append(int(chosen.sum()))
     first, second = (one[over] / one[per] for one in expected)
     error = math.sqrt(sum(spread**2 / count for spread, count in zip(spreads, counts, strict=True)))
-    reach = float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2))
+    reach = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
     ratio, true_step = values[1] / values[0] if values[0] > 0 else math.nan, math.log(second / first)
-    needed = (reach + float(scipy.stats.norm.ppf(POWER))) ** 2 * sum(spread**2 for spread in spreads)
+    needed = (reach + float(scipy.special.ndtri(POWER))) ** 2 * sum(spread**2 for spread in spreads)
     return Uplift(
         metric=name,
         control=values[0],

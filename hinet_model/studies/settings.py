@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from foundation.settings import ConfigError, Settings, load_settings, suggestion
+from foundation.settings import ConfigError, Settings, SettingsByPath, load_settings, suggestion
 from hinet_model.settings import RunSettings
-
-Assignments = dict[str, Any]
-"""Settings by dotted path, in the order in which they are made: ``{model.gates: false}``."""
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
-Some = Annotated[dict[str, Assignments], Field(min_length=1)]
+Some = Annotated[dict[str, SettingsByPath], Field(min_length=1)]
 
 View = Literal["ranking", "cells", "curve", "attention", "seesaw"]
 
@@ -29,7 +26,7 @@ class DataSection(Settings):
     """Data contract (YAML)."""
     source: str | None = None
     """Folder of the raw files, for a contract that does not say; an environment variable as `$NAME`."""
-    settings: Assignments = Field(default={})
+    settings: SettingsByPath = Field(default={})
     """Over those of the contract: a `name` of the table's own, for one."""
 
 
@@ -38,7 +35,7 @@ class SearchSection(Settings):
 
     seed: int = Field(default=0, ge=0)
     """Of all trials of the search."""
-    settings: Assignments = Field(default={})
+    settings: SettingsByPath = Field(default={})
     """Of all trials of the search."""
     candidates: Some = Field(default={"as configured": {}})
     """Settings by name, tried for every variant; one alone is taken without a trial."""
@@ -49,16 +46,16 @@ class SearchSection(Settings):
 class FinalSection(Settings):
     """The trials that are compared: each variant as it was chosen, once per seed."""
 
-    settings: Assignments = Field(default={})
+    settings: SettingsByPath = Field(default={})
     seeds: Seeds = Field(default=[1, 2, 3])
 
 
 class QuickSection(Settings):
     """What `--quick` makes of the study: the same questions, too small to answer them."""
 
-    data: Assignments = Field(default={})
+    data: SettingsByPath = Field(default={})
     """Over the settings of the data."""
-    settings: Assignments = Field(default={})
+    settings: SettingsByPath = Field(default={})
     """Of all trials, over all others."""
     variants: list[str] = Field(default=[])
     """Those that are kept; all when left out."""
@@ -75,7 +72,7 @@ class StudySettings(Settings):
     data: DataSection
     config: str
     """Settings of a training run (YAML), which all trials start from."""
-    settings: Assignments = Field(default={})
+    settings: SettingsByPath = Field(default={})
     """Of all trials, before those of a variant."""
     variants: Some
     """What is compared, by name."""
@@ -109,7 +106,7 @@ class StudySettings(Settings):
             raise ConfigError(faults)
         return self
 
-    def candidates(self, variant: str) -> Mapping[str, Assignments]:
+    def candidates(self, variant: str) -> Mapping[str, SettingsByPath]:
         """What is tried for a variant, by name."""
         return self.search.candidates_of.get(variant, self.search.candidates)
 
@@ -117,7 +114,7 @@ class StudySettings(Settings):
         """The study as `--quick` runs it."""
         quick, search = self.quick, self.search
 
-        def first(candidates: Mapping[str, Assignments]) -> dict[str, Assignments]:
+        def first(candidates: Mapping[str, SettingsByPath]) -> dict[str, SettingsByPath]:
             return dict(list(candidates.items())[: quick.candidates])
 
         kept = quick.variants or list(self.variants)
@@ -148,12 +145,12 @@ class StudySettings(Settings):
         )
 
 
-def overrides_of(*groups: Assignments) -> list[str]:
+def overrides_of(*groups: SettingsByPath) -> list[str]:
     """Settings as the jobs' ``--set`` takes them."""
     return [f"{path}={json.dumps(value)}" for group in groups for path, value in group.items()]
 
 
-def run_settings(config: str | Path, *groups: Assignments) -> RunSettings:
+def run_settings(config: str | Path, *groups: SettingsByPath) -> RunSettings:
     """The settings of a trial; later groups win.
 
     Raises:

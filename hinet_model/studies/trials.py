@@ -16,13 +16,14 @@ from typing import Any
 
 from feature_eng.snapshot import SnapshotRef
 from foundation import stores
-from hinet_model.studies.settings import Assignments, StudySettings, overrides_of, run_settings
+from foundation.settings import SettingsByPath
+from hinet_model.studies.settings import StudySettings, overrides_of, run_settings
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _DECIDING = ("config.py", "settings.py", "data", "models", "nn", "objective", "training", "studies/trial.py")
 """What decides the numbers of a trial, below `hinet_model/`; the data are known by their own version."""
 
-_ONE_CORE: Assignments = {"training.threads_per_worker": 1, "training.workers": 1, "checkpoint.keep": 1}
+_ONE_CORE: SettingsByPath = {"training.threads_per_worker": 1, "training.workers": 1, "checkpoint.keep": 1}
 _PACE = {"workers", "threads_per_worker", "device", "log_every_steps", "profile_steps", "table"}
 """Settings of the section `training` that do not decide the numbers of a trial."""
 
@@ -167,7 +168,7 @@ class Schedule:
         total = len(searches) + len(self.study.variants) * len(self.study.final.seeds)
         return total, sum(self.record.of(trial) is not None for trial in (*searches, *finals))
 
-    def _trial(self, variant: str, candidate: str, seed: int, stage: str, of_stage: Assignments) -> Trial:
+    def _trial(self, variant: str, candidate: str, seed: int, stage: str, of_stage: SettingsByPath) -> Trial:
         study = self.study
         groups = (
             study.settings,

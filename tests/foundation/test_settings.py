@@ -13,6 +13,7 @@ from pydantic import Field
 from foundation.settings import (
     ConfigError,
     Settings,
+    SettingsByPath,
     UserError,
     load_settings,
     read_yaml,
@@ -41,6 +42,8 @@ class Schema(Settings):
     training: Training = Training()
     shapes: dict[str, Annotated[Square | Circle, Field(discriminator="kind")]] = Field(default_factory=dict)
     sizes: tuple[int, ...] = ()
+    over: SettingsByPath = Field(default={})
+    variants: dict[str, SettingsByPath] = Field(default={})
 
 
 def faults_of(mapping: dict[str, object]) -> list[str]:
@@ -102,6 +105,22 @@ def test_faults_of_overrides_and_of_the_file_come_together(tmp_path: Path) -> No
     assert "sizes: the override's value '[1' is not valid YAML" in text
     assert "did you mean 'training.epochs'" in text
     assert "sizes" in text
+
+
+def test_below_settings_by_path_the_rest_of_the_path_is_one_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yml"
+    path.write_text("over: {a.b: 1, c: {d: 2}}\nvariants: {small: {a.b: 3}}\n")
+    overrides = [
+        "over.a.b=4",
+        "over.c.d=5",
+        "variants.small.a.b=6",
+        "variants.large.a.b=7",
+        "training.epochs=8",
+    ]
+    settings = load_settings(Schema, path, overrides)
+    assert list(settings.over.items()) == [("a.b", 4), ("c", {"d": 2}), ("c.d", 5)]
+    assert settings.variants == {"small": {"a.b": 6}, "large": {"a.b": 7}}
+    assert settings.training.epochs == 8
 
 
 def test_an_override_cannot_go_below_a_value() -> None:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
-import scipy.stats
 
 from hinet_model.lifecycle.judging.ranks import Floats
 from hinet_model.lifecycle.judging.sums import Shape, Sums
@@ -218,7 +217,7 @@ def differences(cell: CellSums, shape: Shape, c: int, d: int) -> dict[str, Measu
     return found
 
 
-_Z = float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2))
+_Z = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
 
 
 def _delong(cell: CellSums, shape: Shape, c: int) -> Measure:
@@ -244,7 +243,7 @@ def bootstrapped(name: str, samples: Floats, *, difference: bool = False) -> Mea
     if len(resampled) < _LEAST_DEFINED * (len(samples) - 1) or len(resampled) < 2:
         return Measure(value, why="too many resamples in which it is not defined")
     se = float(resampled.std(ddof=1))
-    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(resampled) - 1)) * se
+    half = float(scipy.special.stdtrit(len(resampled) - 1, (1 + CONFIDENCE) / 2)) * se
     least, most = (-math.inf, math.inf) if difference else _BOUNDS.get(name, (0.0, math.inf))
     return Measure(value, max(value - half, least), min(value + half, most), se, "bootstrap by user")
 
