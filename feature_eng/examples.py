@@ -89,7 +89,8 @@ def data_end(events: Events, contract: Contract) -> int | None:
     for task in contract.tasks.values():
         if task.table is not None:
             later = events.related[task.table]
-            times.append(later.agg(F.max(column(task.time or contract.columns.time)).alias("at")))
+            time = contract.related_times[task.table].column
+            times.append(later.agg(F.max(column(time)).alias("at")))
     last = reduce(DataFrame.unionByName, times).agg(F.max("at").alias("at")).collect()[0]["at"]
     return None if last is None else int(last)
 

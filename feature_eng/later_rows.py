@@ -136,8 +136,8 @@ def _holds_without_rows(task: Task) -> bool:
 def _numbered(later: DataFrame, task: Task, contract: Contract) -> DataFrame:
     """The task's columns of its table by number, so that they meet none of the impressions'."""
     amount = [column(task.sum).cast("double").alias(_AMOUNT)] if task.sum is not None else []
-    time = task.time or contract.columns.time
-    assert time is not None, "checked by the contract"
+    assert task.table is not None, "asked for a table's task"
+    time = contract.related_times[task.table].column
     return later.select(
         *(column(on).alias(f"later__{place}") for place, on in enumerate(task.join_on)),
         column(time).alias(_LATER_AT),

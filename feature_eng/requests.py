@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType
+from pyspark.sql.types import (
+    ArrayType,
+    DataType,
+    DecimalType,
+    IntegralType,
+    NullType,
+    NumericType,
+    StringType,
+)
 
 from feature_eng.behaviour import with_behaviour
 from feature_eng.contract import Contract, stored_name
 from feature_eng.events import Events
 from feature_eng.events.times import time_refusal, to_seconds
-from feature_eng.events.values import raw_column, refusal, to_typed
+from feature_eng.events.values import as_id_like, is_blank, number, raw_column, refusal, to_typed
 from feature_eng.events.wanted import declared_type, wanted_type
 from foundation.settings import UserError
 
@@ -69,7 +77,12 @@ def _columns(requests: DataFrame, events: Events, contract: Contract) -> dict[st
             declared = declared_type(name, contract.source.main_table, contract)
             wanted = wanted_type(name, given, declared, contract)
             fault = refusal(name, given, wanted)
-            found[name] = value if fault else to_typed(value, given, wanted).cast(stored)
+            if fault is None:
+                typed = to_typed(value, given, wanted)
+                kind = requests.select(typed.alias("typed")).schema["typed"].dataType
+                fault = _other_text(kind, stored)
+                value = _as_stored(typed, kind, stored)
+            found[name] = value
         if fault:
             faults.append(f"requests: column {name!r} {fault}")
     if faults:
@@ -77,11 +90,30 @@ def _columns(requests: DataFrame, events: Events, contract: Contract) -> dict[st
     return found
 
 
+def _other_text(given: DataType, stored: DataType) -> str | None:
+    """Why values that are no text cannot stand for text; ``None`` where they need not."""
+    if isinstance(given, ArrayType) and isinstance(stored, ArrayType):
+        return _other_text(given.elementType, stored.elementType)
+    if isinstance(stored, StringType) and not isinstance(given, StringType | NullType):
+        return f"is of type {given.simpleString()}; expected text, as it is in the events: 007 and 7 are two texts"
+    return None
+
+
+def _as_stored(typed: Column, given: DataType, stored: DataType) -> Column:
+    """A typed value in the type of events; null where it is none."""
+    if isinstance(given, StringType) and isinstance(stored, NumericType):
+        is_whole = isinstance(stored, IntegralType | DecimalType)
+        return as_id_like(typed, stored) if is_whole else number(typed)
+    return typed.try_cast(stored)
+
+
 def _refuse_unreadable(requests: DataFrame, read: dict[str, Column], contract: Contract) -> None:
     """A row without a time, or with a value that is none of its kind, would be scored as another row."""
     needed = {name for name in (contract.columns.time, contract.scenario.column) if name is not None}
     lost = {
-        name: value.isNull() if name in needed else value.isNull() & raw_column(name).isNotNull()
+        name: value.isNull()
+        if name in needed
+        else value.isNull() & ~is_blank(name, requests.schema[name].dataType)
         for name, value in read.items()
         if name in requests.columns
     }

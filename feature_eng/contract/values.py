@@ -17,6 +17,8 @@ _NUMBER = re.compile(NUMBER_PATTERN, re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 _DURATION = re.compile(r"(\d+)\s*([smhd]?)", re.ASCII)
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}(?P<time>[T ].+)?", re.ASCII)
+EXACT_DOUBLE = 2.0**53
+"""Whole numbers below it are exact in a double; the next one may stand for its neighbour."""
 _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -51,7 +53,8 @@ def to_boolean(value: object) -> bool | None:
 def to_integer(value: object) -> int | None:
     """Read a raw value as a whole number, of any size; ``None`` when it is none.
 
-    Whole text is read as such: by way of a double, ids above 2^53 would collide.
+    Whole text is read as such: by way of a double, ids above 2^53 would collide. So would those that were doubles
+    before they were text, such as 1.2345678901234568e+18, which are none.
     """
     if isinstance(value, str) and _WHOLE.fullmatch(value.strip(" ")):
         return int(value.strip(" "))
@@ -60,7 +63,8 @@ def to_integer(value: object) -> int | None:
     if isinstance(value, Decimal):
         return int(value) if value.is_finite() and value == value.to_integral_value() else None
     number = to_number(value)
-    return int(number) if number is not None and number.is_integer() else None
+    is_exact = number is not None and number.is_integer() and abs(number) < EXACT_DOUBLE
+    return int(number) if number is not None and is_exact else None
 
 
 def as_seconds(value: object) -> int | None:

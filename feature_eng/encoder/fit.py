@@ -43,13 +43,18 @@ AGE_BOUNDARIES = tuple(2.0**power for power in range(1, 27))
 """Seconds between which ages of a history's slots lie: 2 to some 67 million, two years."""
 
 
+_NO_SPREAD = 1.0
+"""Divides numbers that do not differ."""
+
+
 def fit(examples: DataFrame, contract: Contract, previous: EncoderState | None = None) -> EncoderState:
     """Learn vocabularies, boundaries, means and deviations from the rows of split ``train``.
 
     Args:
         examples: Raw feature columns, behaviour columns and ``split``. Read three times at most.
         contract: The data contract.
-        previous: An encoder whose boundaries, means and deviations stay, where they are of the same numbers.
+        previous: An encoder whose boundaries, means and deviations stay, where they are of the same numbers, and
+            were learned of numbers that differ.
 
     Raises:
         EncoderError: A column has a type that its feature cannot take, or there are no training rows.
@@ -73,9 +78,11 @@ def _kept(contract: Contract, previous: EncoderState) -> dict[str, Operation]:
     for name, feature in contract.features.items():
         operation = previous.operations.get(name)
         if isinstance(operation, Bucket) and isinstance(feature, Bucketed):
-            is_same = operation.column == feature.column
+            is_same = operation.column == feature.column and bool(operation.boundaries)
         elif isinstance(operation, Standardise) and _is_standardised(feature):
             is_same = (operation.column, operation.transform) == (_source(name, feature), _transform(feature))
+            # What a column without numbers, or of one number, is given: no later one would have its scale.
+            is_same &= operation.std != _NO_SPREAD
         else:
             continue
         if is_same:
@@ -99,7 +106,7 @@ def _operation(
         return Bucket(feature.column, tuple(sorted(set(statistics[f"quantiles__{name}"]))))
     mean, std = statistics[f"mean__{name}"], statistics[f"std__{name}"]
     return Standardise(
-        _source(name, feature), _transform(feature), _rounded(mean or 0.0), _rounded(std or 0.0) or 1.0
+        _source(name, feature), _transform(feature), _rounded(mean or 0.0), _rounded(std or 0.0) or _NO_SPREAD
     )
 
 

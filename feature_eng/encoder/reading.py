@@ -10,11 +10,9 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_eng.contract.values import to_integer, to_number
+from feature_eng.contract.values import EXACT_DOUBLE, to_integer, to_number
 from feature_eng.encoder.state import ARROW_TYPES, EncoderError
 
-# Whole numbers below it are exact in a double; the next one may stand for its neighbour.
-_EXACT_DOUBLE = 2.0**53
 _CANONICAL = r"^(0|-?[1-9][0-9]*)$"
 _EXPECTED = {
     "int64": "a whole number of 64 bits",
@@ -119,13 +117,13 @@ def _texts(values: pa.Array, name: str) -> pa.Array | None:
 def _from_floats(values: pa.Array, name: str) -> pa.Array:
     """Whole numbers that passed through floats, as pandas makes of integers beside nulls; NaN is null."""
     values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values).cast(pa.float64())
-    is_exact = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), _EXACT_DOUBLE))
+    is_exact = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), EXACT_DOUBLE))
     if pc.all(is_exact).as_py() is False:
         row = pc.index(is_exact, False).as_py()
         value = values[row].as_py()
         why = (
             "an id that passed through floats may be another: send it as text"
-            if abs(value) >= _EXACT_DOUBLE
+            if abs(value) >= EXACT_DOUBLE
             else "expected a whole number"
         )
         raise EncoderError(f"row {row}: column {name!r} = {value!r}: {why}")

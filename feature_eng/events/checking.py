@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructType
 
-from feature_eng.contract import Contract, Time, quoted, stored_name
+from feature_eng.contract import Contract, Task, Time, quoted, stored_name
 from feature_eng.contract.faults import ROW_KEY
+from feature_eng.digests import hashable
 from feature_eng.events.joining import SideRows
 from feature_eng.events.related import joined_columns, summed_columns, told_columns
 from feature_eng.events.times import LATEST_SECOND, time_hint, to_seconds
@@ -42,6 +43,15 @@ def checked_impressions(
     schema = sides.rows.schema
     labels, durations = contract.label_columns, contract.duration_columns
     joined_on = [name for task in contract.tasks.values() for name in task.join_on]
+    scenario = contract.scenario.column
+    raw_scenario = _typed(
+        scenario,
+        schema[scenario].dataType,
+        sides.table_of.get(scenario, contract.source.main_table),
+        contract,
+    )
+    scenario_type = sides.rows.select(raw_scenario.alias("scenario")).schema["scenario"].dataType
+    index = scenario_index_column(contract, scenario_type, raw_scenario)
     typed: dict[str, Column] = {}
     reasons: list[Column] = []
     for name in dict.fromkeys((*columns.key, columns.user, columns.item, columns.list)):
@@ -59,17 +69,15 @@ def checked_impressions(
         wanted = wanted_type(name, dtype, declared_type(name, table, contract), contract)
         if _may_fail(dtype, wanted):
             reasons.append(F.when(_is_unreadable(name, dtype, wanted, typed[name]), f"unparsable {name}"))
-        must_be = name in labels and any(task.null_is == "reject" for task in labels[name])
-        if must_be or name in (columns.position, contract.weight):
+        if name in (columns.position, contract.weight):
             reasons.append(F.when(typed[name].isNull(), f"null {name}"))
+        elif (has_label := _must_have_label(labels.get(name, ()), index, contract)) is not None:
+            reasons.append(F.when(typed[name].isNull() & has_label, f"null {name}"))
         if name in durations:
             reasons.append(F.when(~typed[name].between(0, LATEST_SECOND), f"bad duration in {name}"))
         if name == contract.weight:
             reasons.append(F.when(~typed[name].between(0, LARGEST_WEIGHT), f"bad weight in {name}"))
-    scenario = contract.scenario.column
     reasons.append(F.when(is_blank(scenario, schema[scenario].dataType), f"null {scenario}"))
-    scenario_type = sides.rows.select(typed[scenario].alias("scenario")).schema["scenario"].dataType
-    index = scenario_index_column(contract, scenario_type, typed[scenario])
     reasons.append(F.when(index.isNull(), f"unknown scenario in {scenario}"))
     typed |= {flag: raw_column(flag) for flag in sides.flags}
     kept = [name for name in sides.rows.columns if name not in sides.flags]
@@ -138,6 +146,18 @@ def _time_reasons(name: str, dtype: DataType, reading: Time) -> list[Column]:
     ]
 
 
+def _must_have_label(tasks: Iterable[Task], index: Column, contract: Contract) -> Column | None:
+    """Whether a row needs a value in the column of these tasks' labels; ``None`` where none does."""
+    strict = [task for task in tasks if task.null_is == "reject"]
+    if not strict:
+        return None
+    if any(task.scenarios is None for task in strict):
+        return F.lit(True)
+    theirs = {contract.scenario_names.index(name) for task in strict for name in task.scenarios or ()}
+    # Of an unknown scenario it is not said which tasks it has.
+    return F.coalesce(index.isin(sorted(theirs)), F.lit(True))
+
+
 def _may_fail(dtype: DataType, wanted: Wanted) -> bool:
     """Whether a value that is there may yet be none of what is wanted."""
     return wanted != "string" and not (isinstance(dtype, StringType) and wanted in ("id", "as it is"))
@@ -177,7 +197,7 @@ def _with_duplicates_rejected(
         raw = checked.schema["raw"].dataType
         assert isinstance(raw, StructType), "made so"
         hashed = F.xxhash64("raw") if not _holds_map(raw) else content_hash(raw, raw.names)
-        order.append(hashed.asc())
+        order += [hashed.asc(), _strict_hash(raw, raw.names).asc()]
         same_key = Window.partitionBy(F.col("reason").isNull(), *(typed[name] for name in columns.key))
         numbered = checked.withColumn("place", F.row_number().over(same_key.orderBy(*order)))
         is_repeated = F.col("place") > 1
@@ -205,7 +225,7 @@ def _with_row_key(checked: DataFrame, content: Sequence[str]) -> DataFrame:
     raw = checked.schema["raw"].dataType
     assert isinstance(raw, StructType), "made so"
     hashed = checked.withColumn("content", content_hash(raw, content))
-    number = F.row_number().over(Window.partitionBy("content").orderBy("content"))
+    number = F.row_number().over(Window.partitionBy("content").orderBy(_strict_hash(raw, content)))
     return hashed.withColumn("number", number).select(
         F.col("raw"),
         F.struct("typed.*", F.xxhash64("content", "number").alias(ROW_KEY)).alias("typed"),
@@ -219,6 +239,12 @@ def content_hash(raw: StructType, names: Sequence[str]) -> Column:
     return F.xxhash64(
         *(F.to_json(F.struct(value)) if _holds_map(raw[name].dataType) else value for name, value in fields)
     )
+
+
+def _strict_hash(raw: StructType, names: Sequence[str]) -> Column:
+    """Another hash of the same, which tells rows apart whose values moved beside a null: `content_hash` does not."""
+    fields = ((F.col(f"raw.{quoted(name)}"), raw[name].dataType) for name in names)
+    return F.xxhash64(*(part for value, dtype in fields for part in hashable(value, dtype)))
 
 
 def _holds_map(dtype: DataType) -> bool:

@@ -25,12 +25,10 @@ from pyspark.sql.types import (
 )
 
 from feature_eng.contract import Contract, ScenarioValues, quoted, stored_name, to_boolean
-from feature_eng.contract.values import NUMBER_PATTERN
+from feature_eng.contract.values import EXACT_DOUBLE, NUMBER_PATTERN
 
 Wanted = Literal["id", "number", "integer", "string", "boolean", "values", "as it is"]
 
-# Whole numbers below it are exact in a double; the next one may stand for its neighbour.
-EXACT_DOUBLE = 2.0**53
 # Digits that every bigint can hold.
 _LONG_DIGITS = 18
 BIG_INTEGER = "decimal(38,0)"
@@ -145,14 +143,17 @@ def to_typed(value: Column, dtype: DataType, wanted: Wanted) -> Column:
 
 
 def whole_number(value: Column, dtype: DataType) -> Column:
-    """A raw value as a bigint; null where it is none."""
+    """A raw value as a bigint; null where it is none; see :func:`feature_eng.contract.values.to_integer`."""
     if isinstance(dtype, IntegralType):
         return value.cast("bigint")
+    if isinstance(dtype, DecimalType):
+        return F.when(value == F.floor(value), F.floor(value).try_cast("bigint"))
     whole = number(value)
     # Whole text is read as such: by way of a double, ids above 2^53 would collide.
     digits = F.trim(value.cast("string"))
     from_text = F.when(digits.rlike(r"^[+-]?\d+\z"), digits.try_cast("bigint"))
-    return F.coalesce(from_text, F.when(whole == F.floor(whole), whole.try_cast("bigint")))
+    is_exact = (whole == F.floor(whole)) & (F.abs(whole) < F.lit(EXACT_DOUBLE))
+    return F.coalesce(from_text, F.when(is_exact, whole.try_cast("bigint")))
 
 
 def comparable(
@@ -163,9 +164,9 @@ def comparable(
     So 5, 5.0 and "5" are one id. Text that is no whole number equals no number.
     """
     if isinstance(mine_type, NumericType) and isinstance(other_type, StringType):
-        return mine, _as_id_like(other, mine_type)
+        return mine, as_id_like(other, mine_type)
     if isinstance(other_type, NumericType) and isinstance(mine_type, StringType):
-        return _as_id_like(mine, other_type), other
+        return as_id_like(mine, other_type), other
     return mine, other
 
 
@@ -179,7 +180,8 @@ def is_blank(name: str, dtype: DataType) -> Column:
     return value.isNull()
 
 
-def _as_id_like(text: Column, dtype: DataType) -> Column:
+def as_id_like(text: Column, dtype: DataType) -> Column:
+    """Text as a whole number of an id's type; null where it is none."""
     if not isinstance(dtype, DecimalType):
         return whole_number(text, StringType())
     digits = F.trim(text)

@@ -294,3 +294,25 @@ def test_the_model_is_told_of_weights_and_shifts_only_where_there_are_any() -> N
     sampled = EncoderState(to_contract(mapping), {}, {}, {})
     assert sampled.model_schema()["shift"] == {"task": 0, "kept_negatives": [0.25, 1.0]}
     assert "row_weights" not in sampled.model_schema()
+
+
+@pytest.mark.spark
+def test_what_was_learned_of_no_numbers_is_learned_anew_and_all_else_is_kept(spark: SparkSession) -> None:
+    contract = a_contract(
+        price={"kind": "numeric", "column": "price"},
+        weight={"kind": "numeric", "column": "weight"},
+        stock={"kind": "bucketed", "column": "stock", "num_buckets": 2},
+        size={"kind": "bucketed", "column": "size", "num_buckets": 2},
+    )
+    schema = "split string, page string, item bigint, price double, weight double, stock double, size double"
+    first = [("train", "h", 1, None, 1.0, None, 1.0), ("train", "h", 1, None, 5.0, None, 5.0)]
+    later = [("train", "h", 1, 10.0, 7.0, 10.0, 7.0), ("train", "h", 1, 20.0, 9.0, 20.0, 9.0)]
+    before = fit(spark.createDataFrame(first, schema), contract)
+    assert before.operations["price"] == Standardise("price", "none", 0.0, 1.0)
+    assert before.operations["stock"] == Bucket("stock", ())
+    rows = spark.createDataFrame([*first, *later], schema)
+    now, fresh = fit(rows, contract, before), fit(rows, contract)
+    for name in ("price", "stock"):
+        assert now.operations[name] == fresh.operations[name] != before.operations[name]
+    for name in ("weight", "size"):
+        assert now.operations[name] == before.operations[name] != fresh.operations[name]

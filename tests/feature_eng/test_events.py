@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DecimalType, StringType
 from row_counts import row_counts
-from small_logs import small_contract
+from small_logs import FEATURES, small_contract
 
 from feature_eng.contract import ContractError, to_number
+from feature_eng.contract.values import to_integer
 from feature_eng.events import number, scenario_index_column, to_events
 from feature_eng.events.keys import Keys, read_keys
+from feature_eng.events.values import whole_number
 
 pytestmark = pytest.mark.spark
 
@@ -207,3 +211,49 @@ def test_spark_and_python_read_the_same_numbers(spark: SparkSession) -> None:
     assert [row["read"] for row in frame.select(number(F.col("text")).alias("read")).collect()] == [
         to_number(text) for text in texts
     ]
+
+
+def test_whole_numbers_that_were_doubles_before_they_were_text_are_none(spark: SparkSession) -> None:
+    read = {
+        "9007199254740993": 9007199254740993,
+        "9007199254740991.0": 9007199254740991,
+        "-9.007199254740991e15": -9007199254740991,
+        "9007199254740993.0": None,
+        "1.2345678901234568e+18": None,
+        "9223372036854775807": 2**63 - 1,
+        "1.5": None,
+    }
+    too_large = ["9223372036854775808", "-9223372036854775809"]
+    frame = spark.createDataFrame([(text,) for text in [*read, *too_large]], "text string").coalesce(1)
+    found = frame.select(whole_number(F.col("text"), StringType()).alias("read")).collect()
+    assert [row["read"] for row in found] == [*read.values(), None, None]
+    assert [to_integer(text) for text in read] == list(read.values())
+    assert [to_integer(text) for text in too_large] == [2**63, -(2**63) - 1]  # of any size
+    decimals = spark.createDataFrame([(Decimal(text),) for text in read], "exact decimal(30,2)").coalesce(1)
+    found = decimals.select(whole_number(F.col("exact"), DecimalType(30, 2)).alias("read")).collect()
+    exact = [Decimal(text) for text in read]
+    assert [row["read"] for row in found] == [int(one) if one == int(one) else None for one in exact]
+    assert [row["read"] for row in found] == [to_integer(one) for one in exact]
+
+
+def test_which_of_equal_keys_stays_and_made_keys_do_not_depend_on_the_order_of_rows(
+    spark: SparkSession,
+) -> None:
+    # Spark's hash passes over nulls: to it the rows of each pair are the same.
+    schema = (
+        "row string, who long, what string, at long, page int, clicked int, price double, old_price double"
+    )
+    rows = [
+        ("r", 1, "a", 5, 1, 1, 3.0, None), ("r", 1, "a", 5, 1, 1, None, 3.0),
+        ("s", 1, "a", 5, 1, None, 1.0, None), ("s", 1, "a", 5, 1, 1, None, None),
+    ]  # fmt: skip
+    task = {"column": "clicked", "equals": 1, "null_is": "missing"}
+    features = {**FEATURES, "old": {"kind": "numeric", "column": "old_price"}}
+    for columns in ({"key": ["row"], "user": "who", "time": "at"}, {"user": "who", "time": "at"}):
+        contract = small_contract(columns=columns, features=features, tasks={"click": task})
+        found = []
+        for order in (rows, rows[::-1]):
+            events = to_events({"shown": spark.createDataFrame(order, schema).coalesce(1)}, contract)
+            found.append(sorted(events.impressions.collect(), key=str))
+        assert found[0] == found[1], columns
+        assert len(found[0]) == (2 if "key" in columns else 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -288,3 +289,29 @@ def test_what_is_planted_later_changes_no_feature_and_no_label_of_earlier_rows(
     # The plant is no blank: where later rows are there to see it, they do.
     if planted != "open window":
         assert any(row != after[name] for name, row in before.items() if row["at"] > until)
+
+
+def test_a_null_where_the_task_is_not_rejects_no_row(spark: SparkSession) -> None:
+    tasks = {
+        "click": {"column": "clicked", "equals": 1},
+        "long": {"column": "dwell", "at_least": 5, "scenarios": ["search"]},
+    }
+    rows = [
+        shown("home", 1, dwell=None), shown("search", 2, page=2), shown("unknown", 3, page=2, dwell=None),
+        shown("no page", 4, page=9, dwell=None),
+    ]  # fmt: skip
+    events = to_events({"shown": spark.createDataFrame(rows, SHOWN)}, small_contract(tasks=tasks))
+    rejects = {json.loads(row["row"])["row"]: row["reason"] for row in events.rejects.collect()}
+    assert rejects == {"unknown": "null dwell", "no page": "null dwell"}
+    assert labels_of(spark, small_contract(tasks=tasks), rows) == {"home": Row(1, None), "search": Row(1, 1)}
+
+
+def test_a_label_and_a_feature_of_one_table_have_the_time_that_either_names(spark: SparkSession) -> None:
+    # The orders have no column of the impressions' time.
+    orders = spark.createDataFrame([(1, 50)], "who long, ordered_at long")
+    order = {"table": "orders", "join_on": ["who"], "within": 100}
+    features = {**FEATURES, "orders": {"kind": "count", "table": "orders", "time": "ordered_at"}}
+    contract = small_contract(source=SOURCE, tasks={"order": order}, features=features)
+    raw = {"shown": spark.createDataFrame([shown("one", 1), shown("end", 400)], SHOWN), "orders": orders}
+    found = to_examples(to_events(raw, contract), contract).collect()
+    assert {row["row"]: row["label__order"] for row in found} == {"one": 1, "end": None}

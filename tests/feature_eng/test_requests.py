@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -116,3 +117,33 @@ def test_what_requests_lack_is_told_by_name(raw: dict[str, DataFrame], events: E
     strange = raw["shown"].withColumn("at", F.when(F.col("row") != "r05", F.col("at")))
     with pytest.raises(RequestError, match=r"^requests: 1 rows have no usable value in 'at'$"):
         with_features(strange, events, to_examples(events, contract()), contract())
+
+
+def test_ids_of_another_kind_are_read_as_the_events_have_them_or_refused(spark: SparkSession) -> None:
+    features = {**FEATURES, "seen": {"kind": "count"}, "recent": {"kind": "history", "last": 3}}
+    contract = small_contract(features=features)
+    schema = "row string, who {}, what {}, at long, page int, price double, clicked int"
+
+    def seen(log: list[Any], of: tuple[str, str], asked: tuple[Any, ...], kinds: tuple[str, str]) -> Any:
+        rows = [("r1", *log[0], 100, 1, 1.0, 1), ("r2", *log[1], 200, 1, 2.0, 1)]
+        events = to_events({"shown": spark.createDataFrame(rows, schema.format(*of))}, contract)
+        requests = "row string, who {}, what {}, at long, page int, price string".format(*kinds)
+        made = with_features(
+            spark.createDataFrame([("q", *asked)], requests), events, to_examples(events, contract), contract
+        )
+        (row,) = made.collect()
+        return row["seen"], row["price"], len(row["recent"])
+
+    text, numbers = ("string", "string"), ("long", "decimal(38,0)")
+    log: list[Any] = [("007", "012"), ("007", "013")]
+    assert seen(log, text, ("007", "012", 300, 1, ""), text) == (2, None, 2)
+    with pytest.raises(
+        RequestError, match=r"'who' is of type bigint; expected text, .*\n.*'what' is of type bigint"
+    ):
+        seen(log, text, (7, 12, 300, 1, "1.5"), ("long", "int"))
+    log = [(7, Decimal(12)), (7, Decimal(13))]
+    assert seen(log, numbers, (" 7", "12", 300, 1, "1.5"), text) == (2, 1.5, 2)
+    assert seen(log, numbers, ("7.0", "12", 300, 1, "  "), text) == (2, None, 2)
+    assert seen(log, numbers, (float("nan"), 12, 300, 1, None), ("double", "int")) == (0, None, 0)
+    with pytest.raises(RequestError, match=r"^requests: 1 rows have no usable value in 'who'$"):
+        seen(log, numbers, ("abc", "12", 300, 1, "1.5"), text)
