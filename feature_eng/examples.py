@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StringType
 
 from feature_eng.contract import Contract, Task, stored_name, to_boolean, to_number
+from feature_eng.data_end import data_end, extents
 from feature_eng.events import Events, column, number, scenario_index_column
 from feature_eng.later_rows import with_matches
 
@@ -41,7 +42,7 @@ def to_examples(
         that are known after the row's time, and ``is_mature``. As many rows as impressions.
     """
     if end is None:
-        end = as_of if as_of is not None else data_end(events, contract)
+        end = as_of if as_of is not None else data_end(extents(events, contract))
     joined = events.impressions
     for name, task in contract.tasks.items():
         if task.table is not None:
@@ -78,21 +79,6 @@ def times_of(impressions: DataFrame, contract: Contract, as_of: int | None, end:
     assert contract.columns.time is not None, "asked for rows with times"
     scenario = _scenario(impressions, contract)
     return impressions.select(column(contract.columns.time), *_is_mature(scenario, contract, as_of, end))
-
-
-def data_end(events: Events, contract: Contract) -> int | None:
-    """Second of the last row of the impressions and of the later tables; ``None`` where nothing waits for it."""
-    if not any(task.is_delayed for task in contract.tasks.values()):
-        return None
-    assert contract.columns.time is not None, "checked by the contract"
-    times = [events.impressions.agg(F.max(column(contract.columns.time)).alias("at"))]
-    for task in contract.tasks.values():
-        if task.table is not None:
-            later = events.related[task.table]
-            time = contract.related_times[task.table].column
-            times.append(later.agg(F.max(column(time)).alias("at")))
-    last = reduce(DataFrame.unionByName, times).agg(F.max("at").alias("at")).collect()[0]["at"]
-    return None if last is None else int(last)
 
 
 def _scenario(rows: DataFrame, contract: Contract) -> Column:

@@ -11,11 +11,12 @@ from pyspark.sql import functions as F
 from feature_eng import by_date, delta
 from feature_eng.behaviour import with_behaviour
 from feature_eng.contract import Contract
+from feature_eng.data_end import data_end, extents, remarks
 from feature_eng.dates import ON_DATE, Dates, condition_of, date_of, is_one_of, listed
 from feature_eng.encoder import spark as encoder
 from feature_eng.events import Events, column
 from feature_eng.events.stored import stored_events
-from feature_eng.examples import data_end, times_of, to_examples
+from feature_eng.examples import times_of, to_examples
 from feature_eng.sampling import with_sampling
 from feature_eng.split import with_split
 from foundation import stores
@@ -45,7 +46,12 @@ def write_examples(
     """
     table = stores.join(root, "examples")
     events = stored_events(spark, contract, root, versions)
-    end = as_of if as_of is not None else data_end(events, contract)
+    end = as_of
+    if end is None:
+        found = extents(events, contract)
+        end = data_end(found)
+        for remark in remarks(found, contract):
+            say(remark)
     keeps_dates = ON_DATE in events.impressions.columns
     days = None
     if replaced is not None:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 
 from feature_eng.snapshot import FIRST_MEANING, MEANING_OF_ROWS, SnapshotError
 
-MEANING = 1
+MEANING = 2
 
 
 def check_meaning(table: str, properties: Mapping[str, str]) -> None:

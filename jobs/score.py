@@ -22,6 +22,7 @@ from feature_eng.meaning import check_meaning
 from feature_eng.origin import origin_of
 from feature_eng.requests import with_features
 from feature_eng.snapshot import CONTRACT_FINGERPRINT, FIRST_MEANING, MEANING_OF_ROWS
+from feature_eng.sources.faults import as_user_errors
 from foundation import stores
 from foundation.job import job_parser, run_job, say, say_table, stage
 from foundation.session import job_session
@@ -74,6 +75,7 @@ def main() -> None:
         scorer = Scorer.load(folder)
         table, table_version = input_table(given.input, settings, scorer, version)
         output = given.output or stores.join(stores.parent(table), "scores")
+        refuse_other_table(output)
         lineage = {
             "model_name": version.name,
             "model_version": version.version,
@@ -90,7 +92,11 @@ def main() -> None:
             else:  # the user's own table may have features that Spark alone reads
                 rows = delta.read(spark, table, table_version)
             if given.where:
-                rows = rows.where(given.where)
+                with as_user_errors("--where"):
+                    rows = rows.where(given.where)
+            if rows.isEmpty():
+                meeting = f" that meets --where {given.where!r}" if given.where else ""
+                raise UserError(f"{table}: has no row{meeting}; {output} is left as it is")
             if is_requests(rows.columns, scorer):
                 with stage("requests"):
                     rows = with_features_of_past(spark, rows, settings, scorer, version)
@@ -135,6 +141,15 @@ def input_table(
         table, table_version = origin.examples, origin.version
     refuse_foreign(table, properties, scorer, version)
     return table, table_version
+
+
+def refuse_other_table(output: str) -> None:
+    """Refuse to replace a table that holds no scores: what is scored, or what it was made of, for one."""
+    if delta.exists(output) and not {"model_version", "scored_at"} <= set(delta.column_names(output)):
+        raise UserError(
+            f"--output {output}: is a table without scores, which they would replace; expected one of scores, or a "
+            "new place"
+        )
 
 
 def refuse_foreign(

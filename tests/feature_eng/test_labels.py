@@ -11,7 +11,8 @@ from small_logs import FEATURES, small_contract
 
 from feature_eng.behaviour import with_behaviour
 from feature_eng.contract import Contract
-from feature_eng.events import to_events
+from feature_eng.data_end import Extent, data_end, extents, remarks
+from feature_eng.events import Events, to_events
 from feature_eng.examples import to_examples
 from feature_eng.split import with_split
 
@@ -315,3 +316,24 @@ def test_a_label_and_a_feature_of_one_table_have_the_time_that_either_names(spar
     raw = {"shown": spark.createDataFrame([shown("one", 1), shown("end", 400)], SHOWN), "orders": orders}
     found = to_examples(to_events(raw, contract), contract).collect()
     assert {row["row"]: row["label__order"] for row in found} == {"one": 1, "end": None}
+
+
+def test_a_labels_table_that_ends_long_before_the_data_is_said(spark: SparkSession) -> None:
+    contract = small_contract(source=SOURCE, tasks={"order": ORDER})
+    rows = [shown(f"r{at}", at) for at in range(0, 10_000, 100)]
+    said = {}
+    for last in (5_000, 9_800):
+        orders = [(1, at, 1.0) for at in range(0, last + 1, 50)]
+        raw = {"shown": spark.createDataFrame(rows, SHOWN), "orders": spark.createDataFrame(orders, ORDERS)}
+        found = extents(to_events(raw, contract), contract)
+        assert found == {"shown": Extent(100, 0, 9_900), "orders": Extent(len(orders), 0, last)}
+        assert data_end(found) == 9_900
+        said[last] = list(remarks(found, contract))
+    end = "data end  1970-01-01 02:45:00 UTC, with the last row of 'shown': later labels are not known"
+    assert said[9_800] == [end]
+    assert said[5_000][0] == end
+    assert "the last row of 'orders' is of 1970-01-01 01:23:20 UTC" in said[5_000][1]
+    assert "labels 'order' of later rows are wrongly 0" in said[5_000][1]
+    # A few rows far apart are silent for as long by chance.
+    assert len(list(remarks({**found, "orders": Extent(3, 0, 5_000)}, contract))) == 1
+    assert extents(Events(None, {}, None), small_contract()) == {}  # type: ignore[arg-type]

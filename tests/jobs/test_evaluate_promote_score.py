@@ -420,6 +420,26 @@ def test_scoring_refuses_rows_that_mean_something_else_than_those_that_the_model
         workshop.run("score", *arguments, *scores)
 
 
+def test_scores_replace_no_other_table_and_are_replaced_by_rows_alone(
+    spark: SparkSession, workshop: Workshop, tmp_path: Path
+) -> None:
+    version = workshop.register(spark, steps=0)
+    scores = tmp_path / "scores"
+    arguments = ("--model-version", version.version, "--output")
+    workshop.run("score", *arguments, str(scores), "--where", "split = 'test'")
+    examples = workshop.folder / "warehouse" / "small" / "examples"
+    before = {place: delta.newest_version(place) for place in (scores, examples)}
+    with pytest.raises(UserError, match=r"examples: is a table without scores, which they would replace"):
+        workshop.run("score", *arguments, str(examples))
+    with pytest.raises(
+        UserError, match=r"has no row that meets --where \"split = 'tset'\"; .*scores is left as it is"
+    ):
+        workshop.run("score", *arguments, str(scores), "--where", "split = 'tset'")
+    with pytest.raises(UserError, match=r"^--where: .*`spilt`"):
+        workshop.run("score", *arguments, str(scores), "--where", "spilt = 'test'")
+    assert before == {place: delta.newest_version(place) for place in before}
+
+
 def test_a_row_of_no_scenario_ends_scoring_with_one_clear_line(
     spark: SparkSession, workshop: Workshop, tmp_path: Path
 ) -> None:
