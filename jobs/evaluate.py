@@ -17,22 +17,23 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from feature_eng import delta, drift
+from feature_eng import drift
 from feature_eng.accounts import accounts_of
-from feature_eng.contract import Contract, stored_name
-from feature_eng.origin import origin_of
-from feature_eng.snapshot import CONTRACT_FINGERPRINT, SnapshotError
+from feature_eng.contract import stored_name
+from feature_eng.frozen import first_second, frozen_examples, learned_from, training_rows, with_new_user
+from feature_eng.snapshot import SnapshotError
 from foundation import places, stores
 from foundation.job import job_parser, run_job, say, stage
 from foundation.session import job_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, publishing, registry
-from hinet_model.lifecycle.admission import caution, inadmissible, refused_for
-from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, UNCALIBRATED, Evaluation
+from hinet_model.lifecycle.admission import caution, decided
+from hinet_model.lifecycle.ancestry import BEGAN_WITH, ancestors
+from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, UNCALIBRATED, WEIGHED_BY, Evaluation
 from hinet_model.lifecycle.judging import contest
 from hinet_model.lifecycle.judging.sums import Shape
 from hinet_model.lifecycle.policy import Policy
-from hinet_model.lifecycle.promotion import Decision, decide
+from hinet_model.lifecycle.promotion import Decision
 from hinet_model.lifecycle.registry import RegisteredVersion
 from hinet_model.report import page
 from hinet_model.report.model_facts import ModelFacts, model_facts
@@ -95,15 +96,17 @@ def main() -> None:
         job_session("evaluate", places=[training_table(versions[CHALLENGER])[0]]) as spark,
         stage("judging"),
     ):
-        examples, described = frozen_examples(spark, versions[CHALLENGER])
+        examples, described = examples_of(spark, versions[CHALLENGER])
+        described |= {} if given.weight is None else {WEIGHED_BY: given.weight}
         asked = contest.Roles(ROW, weight=given.weight, slices=slices)
         result, inside, data = judged(spark, client, versions, examples, described, asked)
-    decision = decision_by_default(result, versions)
+    tags = {role: version.tags for role, version in versions.items()}
+    decision = decided(result, Policy(), tags[CHALLENGER], tags.get(CHAMPION))
     evaluation.record(client, versions[CHALLENGER], result, "passed" if decision.promote else "failed")
     if given.json is not None:
         given.json.write_text(result.to_json(), encoding="utf-8")
     summarise(result, versions[CHALLENGER], decision)
-    if CHAMPION in versions and (careful := caution(versions[CHALLENGER].tags, versions[CHAMPION].tags)):
+    if CHAMPION in tags and (careful := caution(tags[CHALLENGER], tags[CHAMPION])):
         say(careful)
     html = page.render(
         page.Findings(
@@ -132,23 +135,9 @@ def training_table(version: RegisteredVersion) -> tuple[str, int]:
     return table, int(training_version)
 
 
-def frozen_examples(spark: SparkSession, version: RegisteredVersion) -> tuple[DataFrame, dict[str, str]]:
-    """The examples that a version was trained on, raw, with all splits; and how to find the test rows again."""
-    table, training_version = training_table(version)
-    properties = delta.properties(table, training_version)
-    if properties["id"] != version.tags.get("table_id"):
-        raise SnapshotError(f"{table}: is another table than the one that {version.uri} was trained on")
-    origin = origin_of(table, properties)
-    described = {
-        "table": origin.examples,
-        "version": str(origin.version),
-        "split": "test",
-        "contract_fingerprint": properties[CONTRACT_FINGERPRINT],
-        "training_table": table,
-        "training_version": str(training_version),
-        "training_table_id": properties["id"],
-    }
-    return delta.read_earlier(spark, origin.examples, origin.version), described
+def examples_of(spark: SparkSession, version: RegisteredVersion) -> tuple[DataFrame, dict[str, str]]:
+    """The examples that a version was trained on, and how to find the test rows again."""
+    return frozen_examples(spark, *training_table(version), version.tags.get("table_id"))
 
 
 def judged(
@@ -173,7 +162,7 @@ def judged(
         contract = scorers[CHALLENGER].state.contract
         rows = examples.where(F.col("split") == "test")
         if NEW_USER in asked.slices and NEW_USER not in rows.columns and contract.stored_user is not None:
-            rows = with_new_user(rows, examples, contract.stored_user)
+            rows = with_new_user(rows, examples, contract.stored_user, NEW_USER)
         # Without users each list stands for itself, without lists each row.
         unit = contract.stored_user or contract.stored_list or ROW
         roles = replace(asked, user=unit, listed=contract.stored_list)
@@ -195,7 +184,8 @@ def judged(
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=described,
         seen={
-            role: seen(spark, one, rows, described, contract, scorers[role]) for role, one in versions.items()
+            role: seen(spark, client, one, rows, described, (scorers[role], scorers[CHALLENGER]))
+            for role, one in versions.items()
         },
         methods=contest.methods(shape),
         judgements=judgements,
@@ -214,39 +204,39 @@ def check_columns(version: RegisteredVersion, scorer: Scorer, examples: DataFram
         )
 
 
-def training_rows(examples: DataFrame) -> dict[str, int]:
-    """Rows of the training split, by scenario."""
-    counted = examples.where(F.col("split") == "train").groupBy("scenario").count().collect()
-    return {row["scenario"]: row["count"] for row in counted}
-
-
-def with_new_user(rows: DataFrame, examples: DataFrame, user: str) -> DataFrame:
-    """Add ``new_user``: whether the row's user has no row in the training split."""
-    known = examples.where(F.col("split") == "train").select(F.col(f"`{user}`").alias("known__")).distinct()
-    rows = rows.join(known, on=F.col(f"`{user}`").eqNullSafe(F.col("known__")), how="left")
-    return rows.withColumn(NEW_USER, F.col("known__").isNull()).drop("known__")
-
-
 def seen(
-    spark: SparkSession, version: RegisteredVersion, rows: DataFrame, described: Mapping[str, str],
-    contract: Contract, scorer: Scorer,
+    spark: SparkSession, client: MlflowClient, version: RegisteredVersion, rows: DataFrame,
+    described: Mapping[str, str], scorers: tuple[Scorer, Scorer],
 ) -> dict[str, Any]:  # fmt: skip
-    """How many of the test rows a version was trained on, and how that is known."""
-    tags = version.tags
-    trained_on = (tags.get("table_id"), tags.get("delta_version"))
-    if trained_on == (described["training_table_id"], described["training_version"]):
-        return {"rows": 0, "how": "trained on the other splits of this very version of the data"}
-    by_hash = contract.split.method == "random" and scorer.state.contract.split == contract.split
-    if by_hash and scorer.state.fingerprint == contract.fingerprint:
-        return {"rows": 0, "how": "same contract: a row keeps its split, by a hash of its key"}
+    """How many of the test rows a version, or one that its weights began with, was trained on, and how that is known.
+
+    Args:
+        spark, client: To look up what they were trained on.
+        version: The version.
+        rows: The test rows.
+        described: Where they are from.
+        scorers: The version's, and that of the version whose contract made the rows.
+    """
+    own, contract = scorers[0].state, scorers[1].state.contract
+    same_splits = contract.split.method == "random" and own.contract.split == contract.split
+    how, trained = "", []
     try:
-        examples, _ = frozen_examples(spark, version)
-        keys = [F.col(f"`{key}`") for key in contract.stored_key]
-        trained = examples.where(F.col("split").isin("train", "validation")).select(*keys)
-        found = rows.select(*keys).join(trained, on=list(contract.stored_key), how="left_semi").count()
+        first = first_second(rows, contract) if BEGAN_WITH in version.tags else None
+        for one in (version, *ancestors(client, version)):
+            trained_on = (one.tags.get("table_id"), one.tags.get("delta_version"))
+            if trained_on == (described["training_table_id"], described["training_version"]):
+                found = "trained on the other splits of this very version of the data"
+            elif one is version and same_splits and own.fingerprint == contract.fingerprint:
+                found = "same contract: a row keeps its split, by a hash of its key"
+            elif one is not version and first is not None and one.created_at < first:
+                found = "registered before the first test row came about"
+            else:
+                trained.append(examples_of(spark, one)[0])
+                found = "test rows looked up by key among its training and validation rows"
+            how += found if one is version else f"; {one.uri}, which it began with: {found}"
+        return {"rows": learned_from(rows, trained, contract), "how": how}
     except Exception as error:
         return {"rows": None, "how": f"its training rows cannot be read: {str(error).splitlines()[0]}"}
-    return {"rows": found, "how": "test rows looked up by key among its training and validation rows"}
 
 
 def data_facts(spark: SparkSession, described: Mapping[str, str], main_table: str) -> page.DataFacts:
@@ -259,13 +249,6 @@ def data_facts(spark: SparkSession, described: Mapping[str, str], main_table: st
     except SnapshotError as error:
         return page.DataFacts(note=str(error))
     return page.DataFacts(found, drift=drift.to_rows(drift.stored(spark, place, int(described["version"]))))
-
-
-def decision_by_default(result: Evaluation, versions: Mapping[str, RegisteredVersion]) -> Decision:
-    """What promotion would say by the default policy, of the cells and of the evaluation itself."""
-    policy, champion = Policy(), versions.get(CHAMPION)
-    faults = inadmissible(result, policy, versions[CHALLENGER].tags, champion.tags if champion else None)
-    return refused_for(decide(result, policy), faults)
 
 
 def report_place(checkpoints: stores.Place, version: RegisteredVersion) -> Path:
@@ -286,7 +269,9 @@ def write_report(file: Path, html: str) -> None:
 def summarise(result: Evaluation, challenger: RegisteredVersion, decision: Decision) -> None:
     """Print the table, and what promotion would say to it."""
     against = f" against champion {result.champion}" if result.champion else ""
-    say(f"{challenger.uri}{against}, test rows of {result.rows['table']} version {result.rows['version']}")
+    weighed = f", weighed by '{result.rows[WEIGHED_BY]}'" if WEIGHED_BY in result.rows else ""
+    rows = f"test rows of {result.rows['table']} version {result.rows['version']}"
+    say(f"{challenger.uri}{against}, {rows}{weighed}")
     say(judgements_table(result))
     say(decision_table(decision))
     say(f"gate at its default policy: {'passed' if decision.promote else 'failed'}")

@@ -92,8 +92,15 @@ def rolled_back(client: MlflowClient, champion: RegisteredVersion, audit: Audit)
         champion_before=champion.version,
         champion_after=previous.version if previous is not None else None,
     )
-    with audit.claim(record):
-        restored, withdrawn = registry.rollback(client, champion.name)
+    try:
+        with audit.claim(record):
+            restored, withdrawn = registry.rollback(client, champion.name)
+    except ClaimedError as error:
+        say(str(error))
+        audit.write(
+            replace(record, outcome="refused", champion_after=champion.version, reasons=(str(error),))
+        )
+        return EXIT_REFUSED
     say(f"champion of {champion.name} is version {restored} again; version {withdrawn} is withdrawn")
     return 0
 

@@ -27,6 +27,7 @@ from foundation.job import job_parser, run_job, say, say_table
 from foundation.session import job_session
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import registry
+from hinet_model.lifecycle.ancestry import ancestors
 from hinet_model.lifecycle.registry import RegisteredVersion
 from hinet_model.serving import on_spark as scoring
 from hinet_model.serving.scorer import Scorer
@@ -93,7 +94,7 @@ def main() -> None:
     client = registry.connect(settings.mlflow.tracking_uri)
     name = settings.mlflow.registered_model
     versions = [registry.resolve(client, name, one) for one in (given.control, given.treatment)]
-    table, number = same_data(versions)
+    table, number = same_data(client, versions)
     with job_session("simulate_ab", places=[table]) as spark:
         origin = origin_of(table, delta.properties(table, number))
         examples = delta.read_earlier(spark, origin.examples, origin.version)
@@ -143,12 +144,9 @@ def finite(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def same_data(versions: Sequence[RegisteredVersion]) -> tuple[str, int]:
+def same_data(client: MlflowClient, versions: Sequence[RegisteredVersion]) -> tuple[str, int]:
     """The version of the training table that both models are of: neither may have seen the other's test rows."""
-    data = [
-        (one.tags.get("delta_table"), one.tags.get("delta_version"), one.tags.get("table_id"))
-        for one in versions
-    ]
+    data = [data_of(one) for one in versions]
     table, number, _ = data[0]
     if table is None or number is None:
         raise UserError(
@@ -159,7 +157,20 @@ def same_data(versions: Sequence[RegisteredVersion]) -> tuple[str, int]:
             f"{versions[0].uri} and {versions[1].uri} were trained on different data ({table} version {number}, "
             f"{data[1][0]} version {data[1][1]}); expected two models of one version, whose test rows neither has seen"
         )
+    for one in versions:
+        for earlier in ancestors(client, one):
+            if data_of(earlier) != data[0]:
+                raise UserError(
+                    f"{one.uri}: began with {earlier.uri}, which was trained on other data and may have seen test "
+                    "rows; expected models that began anew, or with one of the same data"
+                )
     return table, int(number)
+
+
+def data_of(version: RegisteredVersion) -> tuple[str | None, str | None, str | None]:
+    """Table, its version and its id, of what a version was trained on."""
+    table, number, identity = (version.tags.get(tag) for tag in ("delta_table", "delta_version", "table_id"))
+    return table, number, identity
 
 
 def simulated(

@@ -26,19 +26,21 @@ from pyspark.sql import functions as F
 
 from feature_eng import delta
 from feature_eng.contract import Contract, load_contract
+from feature_eng.encoder.state import EncoderError, EncoderState
 from feature_eng.origin import origin_of
 from feature_eng.snapshot import (
     CONTRACT_FINGERPRINT,
     DATA_VERSION,
+    ENCODER_PATH,
     SnapshotError,
     SnapshotRef,
 )
 from feature_eng.sources.six_scenarios.truth import true_probs
 from foundation import stores
 from foundation.job import job_parser, run_job, say
+from foundation.redaction import redact
 from foundation.session import job_session
 from foundation.settings import UserError, load_settings
-from hinet_model.settings import RunSettings
 from hinet_model.studies.comparing import TestRows
 from hinet_model.studies.findings import Facts, Findings
 from hinet_model.studies.lines import lines as json_lines
@@ -46,7 +48,7 @@ from hinet_model.studies.page import render
 from hinet_model.studies.pictures import save_pictures
 from hinet_model.studies.recording import StudyRun
 from hinet_model.studies.running import Runner, check_settings
-from hinet_model.studies.settings import StudySettings, overrides_of
+from hinet_model.studies.settings import StudySettings, overrides_of, run_settings
 from hinet_model.studies.trials import Record, Schedule, code_digest, data_version
 
 logger = logging.getLogger("study")
@@ -114,7 +116,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     study = load_settings(StudySettings, given.study, given.overrides)
     study = study.made_quick() if given.quick else study
-    settings = load_settings(RunSettings, study.config)
+    settings = run_settings(study.config, study.settings)
     name = Path(given.study).stem
     results = given.results or (given.folder / "quick" if given.quick else Path("docs/results"))
     with _alone(given.folder):
@@ -176,9 +178,14 @@ def build(study: StudySettings, warehouse: str) -> None:
 
 
 def _is_there(table: str, contract: Contract) -> bool:
+    """Whether the table was made by this very contract; its fingerprint does not tell seeds and spans of splits."""
     try:
-        return delta.properties(table).get(CONTRACT_FINGERPRINT) == contract.fingerprint
-    except SnapshotError:
+        properties = delta.properties(table)
+        return (
+            properties.get(CONTRACT_FINGERPRINT) == contract.fingerprint
+            and EncoderState.load(properties[ENCODER_PATH]).contract == contract
+        )
+    except (SnapshotError, EncoderError):
         return False
 
 
@@ -252,7 +259,7 @@ def command_of(given: argparse.Namespace) -> str:
     """The command that makes the page again, from what was given."""
     words: Sequence[str] = ["python jobs/study.py", f"--study {given.study}"]
     words = [*words, *(["--quick"] if given.quick else []), *(f"--set '{one}'" for one in given.overrides)]
-    return " ".join(words)
+    return redact(" ".join(words))
 
 
 @contextmanager

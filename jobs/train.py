@@ -23,6 +23,7 @@ from foundation.job import comes_from_outside, complain, job_parser, run_job, sa
 from foundation.redaction import redact
 from foundation.session import job_session
 from foundation.settings import UserError, load_settings
+from hinet_model.lifecycle.ancestry import BEGAN_WITH
 from hinet_model.lifecycle.calibrating import calibrate
 from hinet_model.lifecycle.evaluation import to_results
 from hinet_model.models.build import build_model, num_parameters
@@ -91,6 +92,7 @@ def main() -> int:
         begins_with, source = (None, None) if resumed else earlier_model(settings, state)
         tracker = Tracker(settings.mlflow, settings.checkpoint.local_folder)
         run_id = tracker.start_run(resumed)
+        source = tracker.began_with(source)
         local_folder = settings.checkpoint.local_folder / run_id
         job = TrainingJob(
             settings=settings,
@@ -172,7 +174,7 @@ def train(
         "model": settings.model.name,
         "tasks": ",".join(state.task_names),
         "calibration": settings.calibration,
-        **({} if began_with is None else {"began_with": began_with}),
+        **({} if began_with is None else {BEGAN_WITH: began_with}),
     }
     version = tracker.log_model(model_folder, lineage, card, tags)
     tracker.finish()

@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from feature_eng.snapshot import FIRST_MEANING
-from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, Evaluation
+from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, WEIGHED_BY, Evaluation
 from hinet_model.lifecycle.policy import Policy
-from hinet_model.lifecycle.promotion import Decision
+from hinet_model.lifecycle.promotion import Decision, decide
 
 
 def inadmissible(
@@ -47,6 +47,13 @@ def inadmissible(
                 f"the evaluation is on {what}: {tag} is {rows.get(key)}, the challenger was trained with "
                 f"{challenger.get(tag)}: run jobs/evaluate.py again"
             )
+    weighed_by = rows.get(WEIGHED_BY)
+    if weighed_by != policy.weight:
+        again = "" if policy.weight is None else f" --weight {policy.weight}"
+        faults.append(
+            f"the evaluation weighs rows by {weighed_by or 'nothing'}, the policy wants {policy.weight or 'nothing'}: "
+            f"run jobs/evaluate.py{again} again"
+        )
     if champion is not None and champion.get("contract") != challenger.get("contract"):
         faults.append(
             f"the champion was trained by contract '{champion.get('contract')}', the challenger by "
@@ -70,6 +77,16 @@ def caution(challenger: Mapping[str, str], champion: Mapping[str, str]) -> str |
         "careful: the champion learned from rows of another release, which meant something else (meaning "
         f"{meanings[0]}) than these (meaning {meanings[1]}): on its own it may be better than shown here"
     )
+
+
+def decided(
+    evaluation: Evaluation,
+    policy: Policy,
+    challenger: Mapping[str, str],
+    champion: Mapping[str, str] | None,
+) -> Decision:
+    """What the policy says of the cells, and of the evaluation itself; arguments as `inadmissible` has them."""
+    return refused_for(decide(evaluation, policy), inadmissible(evaluation, policy, challenger, champion))
 
 
 def refused_for(decision: Decision, faults: Sequence[str]) -> Decision:

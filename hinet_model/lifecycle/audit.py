@@ -12,7 +12,7 @@ import getpass
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -120,7 +120,8 @@ class Audit:
             yield
         except BaseException as error:
             why = (*record.reasons, str(error).partition("\n")[0])
-            self._append(self._open(), record, outcome="failed", reasons=why)
+            # How far it came is not known here.
+            self._append(self._open(), replace(record, champion_after=None), outcome="failed", reasons=why)
             raise
         self._append(self._open(), record, outcome="done")
 

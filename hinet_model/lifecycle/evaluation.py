@@ -27,6 +27,8 @@ FORMAT = 2
 """Version of the document. Raise it when a reader of old documents would misread new ones, or the reverse."""
 
 CHALLENGER, CHAMPION, UNCALIBRATED = "challenger", "champion", "uncalibrated"
+WEIGHED_BY = "weighed_by"
+"""Key of an evaluation's rows: the column that they were weighed by, where they were."""
 VALIDATION_STATUS = "validation_status"
 _METRICS_A_CALL = 500
 _DOCUMENT = "evaluation/version_{version}.json"
@@ -78,7 +80,8 @@ class Evaluation:
         challenger: Version that was judged.
         champion: Version it was compared with; ``None`` where there was no champion.
         made_at: When, ISO 8601 in UTC.
-        rows: The frozen rows: table, version, split, contract, and the training table that they belong to.
+        rows: The frozen rows: table, version, split, contract, the training table that they belong to, and the column
+            that they were weighed by, if they were.
         seen: Model -> test rows that were among its training rows (``null``: not known), and how that was found out.
         methods: How intervals come about, and with which bins, resamples and lists.
         judgements: Cells scenario by scenario, slices, means.

@@ -71,6 +71,8 @@ class Policy(Settings):
     """Of every cell that has rows and positives enough."""
     gain: Literal["none", "point", "shown"] = "none"
     """Wanted of the mean AUC over all cells, against a champion: nothing; a rise; a lower bound above 0."""
+    weight: str | None = None
+    """Column that the evaluation must have weighed rows by (`evaluate.py --weight`); null: by none, all count alike."""
     max_age_days: float | None = Field(default=30.0, gt=0.0)
     """Age at which an evaluation is stale; null never."""
     unknown_training: Literal["refuse", "allow"] = "refuse"

@@ -157,17 +157,23 @@ class _Gate:
         )
 
     def _change(self, members: Sequence[Judgement]) -> tuple[float | None, float | None]:
-        """Change in AUC and its standard error; cells of a pool lie in different scenarios, so on different rows."""
+        """Change in AUC and its standard error.
+
+        Cells of a pool lie in different scenarios, so on different rows, but of the same users: where users count as
+        what is independent, errors add up as they would at worst, as if all cells moved together.
+        """
+        by_user = self.policy.interval == "by_user"
         found = []
         for cell in members:
-            change = cell.differences.get("auc_by_user" if self.policy.interval == "by_user" else "auc")
+            change = cell.differences.get("auc_by_user" if by_user else "auc")
             if change is not None and change.value is not None and change.se is not None:
                 found.append((_pairs(cell), change.value, change.se))
         if not found:
             return None, None
         total = sum(weight for weight, _, _ in found)
         value = sum(weight * value for weight, value, _ in found) / total
-        return value, math.sqrt(sum((weight * se) ** 2 for weight, _, se in found)) / total
+        errors = [weight * se for weight, _, se in found]
+        return value, (sum(errors) if by_user else math.hypot(*errors)) / total
 
     def _compared(self, members: Sequence[Judgement]) -> bool:
         """Whether there is a champion's figure to compare with: a new cell is held to the floors alone."""

@@ -75,12 +75,14 @@ class RegisteredVersion:
         version: Number of the version, as the registry writes it.
         run_id: MLflow run that trained it; empty if it was registered without one.
         tags: Its tags: lineage and validation status.
+        created_at: Second since the epoch at which it was registered.
     """
 
     name: str
     version: str
     run_id: str
     tags: Mapping[str, str]
+    created_at: int = 0
 
     @property
     def uri(self) -> str:
@@ -201,7 +203,8 @@ def resolve(client: MlflowClient, name: str, alias_or_version: str) -> Registere
         found = client.get_model_version(name, version)
     except MlflowException as error:
         raise UnknownVersionError(f"model '{name}' has no version {version}") from error
-    return RegisteredVersion(name, str(found.version), found.run_id or "", dict(found.tags or {}))
+    created_at = (found.creation_timestamp or 0) // 1000
+    return RegisteredVersion(name, str(found.version), found.run_id or "", dict(found.tags or {}), created_at)
 
 
 def find(client: MlflowClient, name: str, alias: str) -> RegisteredVersion | None:

@@ -84,6 +84,9 @@ class Scorer:
         self.model = model.eval()
         self._batch_rows = batch_rows
         self._unknown_scenario = settings.unknown_scenario
+        self._first_and_later = (
+            None if settings.ctcvr == "direct" else (settings.ctr_task or "", settings.ctcvr_task or "")
+        )
         self.calibration: Calibration | None = None
 
     @classmethod
@@ -182,7 +185,14 @@ class Scorer:
         scores: npt.NDArray[np.float32] = torch.sigmoid(torch.from_numpy(self.logits(encoded))).numpy()
         if self.calibration is None or not calibrated:
             return scores
-        return self.calibration.apply(scores, encoded["scenario_index"], self.scenario_names, self.task_names)
+        found = self.calibration.apply(
+            scores, encoded["scenario_index"], self.scenario_names, self.task_names
+        )
+        if self._first_and_later is not None:
+            # Each task is calibrated by itself; an order stays no likelier than its click all the same.
+            first, later = (self.task_names.index(task) for task in self._first_and_later)
+            found[:, later] = np.minimum(found[:, first], found[:, later])
+        return found
 
     def logits(self, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Log-odds of encoded rows, ``(B, N)``: what the probabilities are the sigmoid of."""

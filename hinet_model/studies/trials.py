@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,6 +109,11 @@ class Record:
         stores.write_text(str(self.place(trial)), json.dumps(outcome, indent=1))
 
 
+def _best(validation: Iterable[float | None]) -> float:
+    """The best of a trial's epochs, of those that were validated."""
+    return max((value for value in validation if value is not None), default=-math.inf)
+
+
 class Schedule:
     """The trials of a study.
 
@@ -136,7 +142,7 @@ class Schedule:
         outcomes = {trial.candidate: self.record.of(trial) for trial in trials}
         if None in outcomes.values():
             return None
-        return max(outcomes, key=lambda name: max((outcomes[name] or {})["validation"]))
+        return max(outcomes, key=lambda name: _best((outcomes[name] or {})["validation"]))
 
     def finals(self, variant: str) -> list[Trial]:
         """The trials that are compared; none while the variant's settings are not chosen."""
@@ -190,4 +196,6 @@ class Schedule:
             "training": training,
         }
         key = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
-        return Trial(variant, candidate, seed, stage, tuple(overrides_of(*groups)), key)
+        # Where runs are recorded is no trial's affair, and may hold a password.
+        told = tuple(one for one in overrides_of(*groups) if not one.startswith("mlflow"))
+        return Trial(variant, candidate, seed, stage, told, key)

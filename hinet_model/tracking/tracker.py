@@ -30,6 +30,7 @@ from foundation.redaction import redact, redacted
 from foundation.settings import UserError, flatten
 from hinet_model.config import MlflowSettings
 from hinet_model.lifecycle import publishing, registry
+from hinet_model.lifecycle.ancestry import BEGAN_WITH
 from hinet_model.objective.metrics import metric_name
 from hinet_model.tracking.backlog import Backlog, RefusedError, claim, receiver_of
 from hinet_model.tracking.lineage import Lineage
@@ -147,6 +148,17 @@ class Tracker:
         self._backlog = Backlog(path, self._receiver, self._deliver, self._retry_seconds)
         self._deliver_what_is_left()
         return self.run_id
+
+    def began_with(self, version: str | None) -> str | None:
+        """Keep, or for a run that goes on find, the version that its weights began with."""
+        try:
+            if version is None:
+                tags: Mapping[str, str] = self._client.get_run(self.run_id).data.tags
+                return tags.get(BEGAN_WITH)
+            self._client.set_tag(self.run_id, BEGAN_WITH, version)
+        except MlflowException as error:
+            raise registry.RegistryError(f"run {self.run_id}: {error.message}") from error
+        return version
 
     def _claim_run(self, run_id: str) -> None:
         """Two processes that went on with one run would write each other's checkpoints and records."""

@@ -1,8 +1,8 @@
 """Callbacks: what happens beside the steps of a run, at moments of its own.
 
-A run calls every callback, in order, after each step (`on_step`), after each epoch that came to its end
-(`on_epoch`), and once when it ends in order (`on_stop`). All ranks have the same ones, so that a callback may hold a
-collective; what one rank alone does holds none.
+A run calls every callback, in order, once as it begins (`on_begin`), after each step (`on_step`), after each epoch
+that came to its end (`on_epoch`), and once when it ends in order (`on_stop`). All ranks have the same ones, so that a
+callback may hold a collective; what one rank alone does holds none.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 class Callback:
     """Does nothing at any moment; others say at which they do what."""
 
+    def on_begin(self, run: Run) -> None:
+        """The run begins, or goes on from a checkpoint: ``run.state`` is where it stands."""
+
     def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
         """A step was taken: this rank's part of the batch, and what all ranks measured."""
 
@@ -47,12 +50,22 @@ class StopWhenAsked(Callback):
 
 
 class StopAfterSteps(Callback):
-    """End the run after so many steps in all."""
+    """End the run after so many steps in all; an epoch of which they are the last is ended first."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
 
+    def on_begin(self, run: Run) -> None:
+        self._look(run)
+
     def on_step(self, run: Run, batch: Batch, measures: StepMeasures) -> None:
+        if run.state.step < run.plan.num_steps:
+            self._look(run)
+
+    def on_epoch(self, run: Run) -> None:
+        self._look(run)
+
+    def _look(self, run: Run) -> None:
         if run.state.global_step >= self._steps:
             run.stop(f"it has taken {self._steps} steps")
 
@@ -119,6 +132,9 @@ class Patience(Callback):
 
     def __init__(self, validations: int) -> None:
         self._validations = validations
+
+    def on_begin(self, run: Run) -> None:
+        self.on_epoch(run)
 
     def on_epoch(self, run: Run) -> None:
         if run.state.bad_validations >= self._validations:

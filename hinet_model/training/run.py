@@ -95,6 +95,8 @@ class Run:
                 self.readers[split] = stack.enter_context(self.inputs.reader(split))
             if self.world.rank == 0:
                 self.reporter.send("begins", global_step=self.state.global_step)
+            for callback in self.callbacks:
+                callback.on_begin(self)
             while self.state.epoch < self.epochs and self.stop_reason is None:
                 cut_short = not self._train_epoch()
                 if not cut_short:

@@ -126,10 +126,10 @@ def raw_rows(state: EncoderState) -> pa.Table:
     return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def save_small_model(folder: Path, seed: int = 1) -> Path:
-    """A model folder of random weights."""
-    state = encoder_state()
-    model = build_model(SETTINGS, BatchLayout.from_schema(state.model_schema()), seed=seed)
+def save_small_model(folder: Path, seed: int = 1, **changed: Any) -> Path:
+    """A model folder of random weights, of settings that may be changed."""
+    state, settings = encoder_state(), SETTINGS.model_copy(update=changed)
+    model = build_model(settings, BatchLayout.from_schema(state.model_schema()), seed=seed)
     return save_model_folder(
-        folder, state, SETTINGS.model_dump(mode="json"), model.state_dict(), raw_rows(state)
+        folder, state, settings.model_dump(mode="json"), model.state_dict(), raw_rows(state)
     )

@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 
 from benchmarks.small_flow import SCENARIOS, TASKS, write_contract, write_log, write_settings
 from feature_eng import delta
+from feature_eng.contract import load_contract
 from feature_eng.encoder import arrow
 from feature_eng.encoder.state import EncoderState
 from feature_eng.golden import golden_rows
@@ -28,7 +29,7 @@ from feature_eng.meaning import MEANING
 from feature_eng.snapshot import SnapshotRef
 from foundation.settings import UserError, load_settings
 from hinet_model.lifecycle import evaluation, registry
-from hinet_model.lifecycle.audit import Audit
+from hinet_model.lifecycle.audit import Audit, Record
 from hinet_model.lifecycle.calibrating import calibrate
 from hinet_model.models.build import build_model
 from hinet_model.models.features import build_layout
@@ -505,6 +506,59 @@ def test_a_version_is_judged_on_its_own_rows_after_a_rebuild_and_vacuum(
     workshop.snapshot.check_files("test")
     with pytest.raises(UserError, match=r"examples/.* is gone, so version 0 .* was the table vacuumed\?"):
         judge_after(2)
+
+
+def test_rows_that_an_ancestor_was_trained_on_count_as_seen(spark: SparkSession, workshop: Workshop) -> None:
+    job, client = load_job("evaluate"), workshop.client()
+    ancestor = workshop.register(spark, steps=0)
+    version = workshop.register(spark, steps=0)
+    examples, described = job.examples_of(spark, version)
+    rows = examples.where("split = 'train'").limit(300).localCheckpoint()
+    scorer = Scorer.load(registry.model_folder(registry.fetch(client, version, workshop.folder)))
+
+    def seen(of: registry.RegisteredVersion, **of_others: str) -> dict[str, Any]:
+        return dict(job.seen(spark, client, of, rows, {**described, **of_others}, (scorer, scorer)))
+
+    def tagged(one: registry.RegisteredVersion, tag: str, value: str) -> registry.RegisteredVersion:
+        client.set_model_version_tag(one.name, one.version, tag, value)
+        return registry.resolve(client, one.name, one.version)
+
+    assert seen(version)["rows"] == 0
+    warm = tagged(version, "began_with", ancestor.uri)
+    assert seen(warm)["rows"] == 0  # both of the same version of the data
+    tagged(ancestor, "began_with", ancestor.uri)
+    other = tagged(ancestor, "delta_version", "0")
+    found = seen(warm, training_version="99")
+    assert found["rows"] == 300
+    assert f"{other.uri}, which it began with: test rows looked up by key" in found["how"]
+    tagged(ancestor, "table_id", "another")
+    assert seen(warm)["rows"] is None  # that table is not there
+    assert seen(tagged(version, "began_with", f"models:/{version.name}/99"))["rows"] is None
+
+
+def test_a_rollback_while_another_promotion_is_under_way_is_refused_with_code_3(
+    spark: SparkSession, workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version, table = workshop.register(spark, steps=0), str(tmp_path / "promotions")
+    with Audit(table, "ann").claim(Record(version.name, "7", "promote", "")):
+        assert load_job("promote").rolled_back(workshop.client(), version, Audit(table, "bob")) == 3
+    assert "promote of version 7 by ann is under way" in capsys.readouterr().out
+    found = [(row["who"], row["action"], row["outcome"]) for row in Audit(table).records()]
+    assert found == [
+        ("ann", "promote", "claimed"),
+        ("bob", "rollback", "refused"),
+        ("ann", "promote", "done"),
+    ]
+
+
+def test_a_study_takes_no_table_of_another_split_for_its_own(workshop: Workshop) -> None:
+    study = load_job("study")
+    place = workshop.folder / "contract.yml"
+    contract, other = load_contract(place), load_contract(place, ["split.seed=7"])
+    assert other.fingerprint == contract.fingerprint
+    assert study._is_there(workshop.snapshot.table, contract)
+    assert not study._is_there(workshop.snapshot.table, other)
+    assert not study._is_there(str(workshop.folder / "nowhere"), contract)
 
 
 def test_a_model_that_nobody_registered_is_one_line_and_code_2(mlflow_store: str, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def test_a_move_that_fails_is_recorded_and_lets_go(table: str) -> None:
     with pytest.raises(OSError, match="server"), Audit(table).claim(record("2")):
         raise OSError("the server is gone")
     assert [row["outcome"] for row in Audit(table).records()] == ["claimed", "failed"]
-    assert Audit(table).records()[-1]["reasons"] == ["the server is gone"]
+    failed = Audit(table).records()[-1]
+    assert (failed["reasons"], failed["champion_after"]) == (["the server is gone"], None)
     with Audit(table).claim(record("3")):
         pass
 

@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from hinet_model.lifecycle.calibrating import calibrate, fit_cell
-from hinet_model.serving.calibration import Isotonic, Platt, log_odds
+from hinet_model.serving.calibration import Calibration, Isotonic, Platt, log_odds
 from hinet_model.serving.scorer import Scorer
 
 
@@ -78,3 +78,18 @@ def test_a_calibrated_model_predicts_as_many_positives_as_there_are(
         chosen = index == scenario
         rate = labelled["label__click"].to_numpy()[chosen].mean()
         assert scores[chosen].mean() == pytest.approx(rate, rel=0.01)
+
+
+def test_an_order_is_no_likelier_than_its_click_when_both_are_calibrated(tmp_path: Path) -> None:
+    settings = {"ctcvr": "product", "ctr_task": "click", "ctcvr_task": "like"}
+    scorer = Scorer.load(save_small_model(tmp_path / "model", **settings))
+    rows = raw_rows(encoder_state())
+    plain = scorer.score(rows)
+    assert (plain[:, 1] <= plain[:, 0]).all()
+    lifted = {(scenario, "like"): Platt(1.0, 3.0) for scenario in scorer.scenario_names}
+    scorer.calibration = Calibration("platt", lifted, {}, {})
+    scores = scorer.score(rows)
+    np.testing.assert_array_equal(scores[:, 0], plain[:, 0])
+    wanted = 1 / (1 + np.exp(-log_odds(plain[:, 1].astype(np.float64)) - 3.0))
+    assert (wanted > plain[:, 0]).any()
+    np.testing.assert_allclose(scores[:, 1], np.minimum(wanted, plain[:, 0]), rtol=1e-5)

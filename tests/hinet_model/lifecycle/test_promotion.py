@@ -150,6 +150,16 @@ def test_cells_without_power_are_judged_together() -> None:
     )
 
 
+def test_where_users_count_a_pool_is_no_surer_than_its_cells_as_its_users_stand_in_all_of_them() -> None:
+    cells = [cell(f"{name}/click", 0.8, 0.8, se=0.002) for name in "abcd"]  # by user: 0.006
+    by_user = rules(interval="by_user")
+    decision, alone = against_champion(*cells, policy=by_user), against_champion(cells[0], policy=by_user)
+    assert decision.comparisons[-1].power == pytest.approx(alone.comparisons[-1].power)
+    assert decision.comparisons[-1].bound == pytest.approx(-1.645 * 0.006, abs=1e-5)
+    assert not decision.promote
+    assert against_champion(*[cell(f"{name}/click", 0.8, 0.8, se=0.006) for name in "abcd"]).promote
+
+
 def test_a_cell_without_power_that_is_worse_beyond_chance_is_refused_by_name() -> None:
     worse = cell("d/click", 0.77, 0.8, se=0.006)
     cells = [cell(f"{name}/click", 0.82, 0.8, se=0.006) for name in "abc"]
@@ -232,6 +242,22 @@ def test_what_may_not_be_decided_by_is_refused(
     found = evaluation([], champion="1", **judged)
     faults = inadmissible(found, RULES, {**LINEAGE, **challenger}, {**LINEAGE, **champion}, NOW)
     assert message in faults[0]
+
+
+def test_rows_are_weighed_as_the_policy_wants_them_or_it_is_refused() -> None:
+    plain = evaluation([])
+    weighed = replace(plain, rows={**plain.rows, "weighed_by": "value"})
+    assert inadmissible(weighed, rules(weight="value"), LINEAGE, None, NOW) == []
+    for judged, policy, words in (
+        (weighed, RULES, "weighs rows by value, the policy wants nothing: run jobs/evaluate.py again"),
+        (
+            plain,
+            rules(weight="value"),
+            "by nothing, the policy wants value: run jobs/evaluate.py --weight value",
+        ),
+    ):
+        (fault,) = inadmissible(judged, policy, LINEAGE, None, NOW)
+        assert words in fault
 
 
 def test_the_shipped_policies_are_right_and_the_default_says_what_is_default() -> None:

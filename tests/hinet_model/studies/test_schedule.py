@@ -143,3 +143,21 @@ def test_the_comparison_has_every_model_with_one_budget() -> None:
     assert models >= set(REGISTRY) - {"single"}
     assert len({len(study.candidates(variant)) for variant in study.variants}) == 1
     assert not study.search.candidates_of
+
+
+def test_epochs_that_were_not_validated_are_passed_over_where_settings_are_chosen(tmp_path: Path) -> None:
+    plan = schedule(tmp_path)
+    for trial, validation in zip(plan.searches("a"), ([None, 0.7, None], [None, 0.71, None]), strict=True):
+        plan.record.keep(trial, {"validation": validation})
+    assert plan.chosen("a") == "fast"
+    for trial in plan.searches("b"):
+        plan.record.keep(trial, {"validation": [None]})
+    assert plan.chosen("b") in ("slow", "fast")
+
+
+def test_where_a_study_is_recorded_is_told_to_no_trial(tmp_path: Path) -> None:
+    plain = {"training.batch_size": 64}
+    where = {"mlflow.tracking_uri": "postgresql://ann:s3cret@db/mlflow", **plain}
+    trials = [schedule(tmp_path, settings=settings).searches("a")[0] for settings in (where, plain)]
+    assert trials[0] == trials[1]
+    assert "training.batch_size=64" in trials[0].overrides

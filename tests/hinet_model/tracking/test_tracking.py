@@ -378,3 +378,14 @@ def test_an_experiment_whose_artifacts_are_elsewhere_says_so(
     assert "keeps its artifacts" not in caplog.text
     Tracker(settings.model_copy(update={"artifact_location": f"{tmp_path}/other"}), tmp_path / "three")
     assert f"keeps its artifacts at file://{tmp_path}/artifacts" in caplog.text
+
+
+def test_a_run_that_goes_on_knows_the_version_that_its_weights_began_with(
+    settings: MlflowSettings, tmp_path: Path, tracker: Tracker
+) -> None:
+    assert tracker.began_with(None) is None
+    assert tracker.began_with("models:/small/3") == "models:/small/3"
+    tracker.finish("FAILED")
+    again = Tracker(settings, tmp_path / "run", retry_seconds=0.0)
+    again.start_run(tracker.run_id)
+    assert again.began_with(None) == "models:/small/3"

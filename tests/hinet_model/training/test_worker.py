@@ -214,6 +214,38 @@ def test_patience_ends_a_run_that_gets_no_better(small_job: Jobs) -> None:
     assert result["epochs"] == 3
 
 
+def test_a_run_of_so_many_steps_ends_the_epoch_that_they_end_and_takes_no_more_when_gone_on_with(
+    small_job: Jobs,
+) -> None:
+    whole = small_job(epochs=2, name="whole")
+    expected, _ = run(whole)
+    steps = expected["global_step"]
+    for epochs in (5, 2):
+        settings: dict[str, Any] = {"epochs": epochs, "max_steps": steps, "name": f"of {epochs} epochs"}
+        result, _ = run(small_job(**settings))
+        assert (result["global_step"], result["epochs"], result["stopped"]) == (steps, 2, False)
+        assert result["best_epoch"] == expected["best_epoch"]
+        validated = [[one["mean_auc"] for one in of["history"]] for of in (result, expected)]
+        assert validated[0] == validated[1]
+        assert_same_weights(whole, small_job(**settings))
+        again, _ = run(small_job(**settings, resume=True))
+        assert (again["global_step"], again["best_epoch"]) == (steps, expected["best_epoch"])
+    further, _ = run(small_job(epochs=5, max_steps=steps + 1, name="of 5 epochs", resume=True))
+    assert (further["global_step"], further["epochs"], further["stopped"]) == (steps + 1, 2, True)
+
+
+def test_a_run_that_patience_has_ended_takes_no_step_when_gone_on_with(small_job: Jobs) -> None:
+    def scramble(run: Run, batch: Batch, measures: StepMeasures) -> None:
+        if run.state.global_step > 8:
+            run.parts.model.embedding.weight.data.zero_()
+
+    ended, _ = run(small_job(epochs=9, patience=2, name="run"), scramble)
+    again, _ = run(small_job(epochs=9, patience=2, name="run", resume=True))
+    assert (again["global_step"], again["best_epoch"]) == (ended["global_step"], ended["best_epoch"])
+    further, _ = run(small_job(epochs=9, patience=3, name="run", resume=True))
+    assert further["global_step"] > ended["global_step"]
+
+
 def test_a_loss_that_is_no_number_ends_the_run_with_the_step(small_job: Jobs) -> None:
     def poison(run: Run, batch: Batch, measures: StepMeasures) -> None:
         if run.state.global_step == 2:
