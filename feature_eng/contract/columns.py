@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 
 from feature_eng.contract.section import Section
 from feature_eng.contract.values import to_boolean, to_number
+from foundation.settings import ConfigError
 
 
 class Time(Section):
@@ -22,7 +24,8 @@ class Time(Section):
         column: The column.
         unit: Of a number since the epoch.
         format: Spark's pattern of a text or number such as 20240115: ``yyyyMMdd``.
-        zone: Time zone of text, dates and times that name none, such as ``Asia/Shanghai``; UTC when left out.
+        zone: Time zone of text, dates and times that name none, such as ``Asia/Shanghai``; UTC where no time of a
+            contract has one, and else every such time needs its own.
         dates: Of a column of dates alone: rows are of their day's last second (``end``), as what came about in its
             course was not known before, or of its first (``start``), as is what was there from midnight on.
     """
@@ -39,16 +42,38 @@ class Time(Section):
     def _parts_fit(self) -> Time:
         if self.unit and (self.format or self.zone):
             raise ValueError("a number with a 'unit' has no 'format' and no 'zone'")
-        if self.format and not re.search("[yu]", re.sub("'[^']*'", "", self.format)):
-            raise ValueError(f"format {self.format!r} names no year; expected a pattern such as 'yyyy-MM-dd'")
+        faults = [f"format: {self.format!r} {fault}" for fault in _format_faults(self.format or "yyyy")]
         if self.zone is not None:
             try:
                 ZoneInfo(self.zone)
             except (KeyError, ValueError, OSError):
-                raise ValueError(
-                    f"{self.zone!r} is no time zone; expected one such as 'Asia/Shanghai'"
-                ) from None
+                faults.append(f"zone: {self.zone!r} is no time zone; expected one such as 'Asia/Shanghai'")
+        if faults:
+            raise ConfigError(faults)
         return self
+
+
+def _format_faults(pattern: str) -> Iterator[str]:
+    """What Spark reads without a word, and as other times than were meant."""
+    # What is quoted stands for itself; it keeps its length, so that a letter keeps its place.
+    letters = re.sub("'[^']*'", lambda literal: "'" * len(literal[0]), pattern)
+    if not re.search("[yu]", letters):
+        yield "names no year; expected a pattern such as 'yyyy-MM-dd'"
+    meant, faults = letters, []
+    is_minute_alone = "m" in letters and not re.search("[HhKk]", letters)
+    if ("d" in letters or is_minute_alone) and not re.search("[MLD]", letters):
+        faults.append("names no month: mm is minutes, MM the month")
+        # Minutes that follow an hour are meant.
+        meant = re.sub(
+            "[HhKk][^A-Za-z]*m+|m+", lambda run: run[0].upper() if run[0][0] == "m" else run[0], meant
+        )
+    if re.search("[hK]", letters) and "a" not in letters:
+        faults.append("names an hour of twelve and not which half of the day: expected HH, or hh with a")
+        meant = re.sub("[hK]", "H", meant)
+    meant = "".join(own if mark == "'" else mark for own, mark in zip(pattern, meant, strict=True))
+    is_sound = meant != pattern and not any(_format_faults(meant))
+    for fault in faults:
+        yield fault + (f"; did you mean {meant!r}?" if is_sound else "")
 
 
 class Timed:

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from feature_eng.contract import Contract, ContractError, Time
 from feature_eng.dates import date_of
 from feature_eng.events.parting import Events
-from feature_eng.events.times import to_seconds
+from feature_eng.events.times import as_written, to_seconds
 from feature_eng.events.values import column, raw_column
 
 _LOOKED_AT = 1_000
@@ -81,9 +81,7 @@ def check_side_times(raw: Mapping[str, DataFrame], impressions: DataFrame, contr
 
 def _choice(key: str, reading: Time) -> str:
     """What to write in a contract."""
-    said = reading.model_dump(exclude_none=True) | {"dates": "end"}
-    inside = ", ".join(f"{name}: {value}" for name, value in said.items())
-    return f"{key}: {{{inside}}} for the day's end, or start for its beginning"
+    return f"{as_written(key, reading, dates='end')} for the day's end, or start for its beginning"
 
 
 def _refuse(faults: list[str], impressions: DataFrame, contract: Contract) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -20,7 +20,7 @@ from feature_eng.contract import (
     to_number,
 )
 from feature_eng.events.related import related_columns, told_columns
-from feature_eng.events.times import time_refusal
+from feature_eng.events.times import as_written, is_naive, time_refusal
 from feature_eng.events.values import Wanted, refusal, to_typed
 from feature_eng.events.wanted import (
     declared_type,
@@ -148,6 +148,24 @@ def _unreadable(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[st
         why = time_refusal(spark, time, raw[table].schema[time.column].dataType)
         if why:
             yield f"{where}: column {time.column!r} of {table!r} {why}"
+    yield from _zone_faults(times, raw)
+
+
+def _zone_faults(times: Sequence[tuple[str, str, Time]], raw: Mapping[str, DataFrame]) -> Iterator[str]:
+    """Times that would be read as of UTC beside others that are of a zone: hours too early or too late."""
+    # Other places name such a column, and not how it is read.
+    readings = [each for each in times if each[0].endswith((".time", ".as_of"))]
+    named = next(((where, time.zone) for where, _, time in readings if time.zone not in (None, "UTC")), None)
+    if named is None:
+        return
+    said, zone = named
+    for where, table, time in readings:
+        if time.zone is None and is_naive(time, raw[table].schema[time.column].dataType):
+            written = as_written(where.rpartition(".")[2], time, zone=zone)
+            yield (
+                f"{where}: column {time.column!r} of {table!r} names no time zone while {said} says {zone!r}; write "
+                f"{written}, or zone: UTC"
+            )
 
 
 def _time_elsewhere(raw: Mapping[str, DataFrame], contract: Contract, *, by_date: bool) -> Iterator[str]:

@@ -53,6 +53,24 @@ def time_refusal(spark: SparkSession, reading: Time, dtype: DataType) -> str | N
     return None
 
 
+def is_naive(reading: Time, dtype: DataType) -> bool:
+    """Whether times of a column of this type name no time zone, so that they are of the reading's, or of UTC.
+
+    Text may name one value by value; what its type cannot tell, the contract says.
+    """
+    if reading.unit or isinstance(dtype, TimestampType):
+        return False
+    if reading.format:
+        return not _names_zone(reading.format)
+    return isinstance(dtype, StringType | DateType | TimestampNTZType)
+
+
+def as_written(key: str, reading: Time, **added: str) -> str:
+    """How a contract says how times are read, with something added, for messages."""
+    said = reading.model_dump(exclude_none=True) | added
+    return f"{key}: {{{', '.join(f'{name}: {value}' for name, value in said.items())}}}"
+
+
 def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
     """Whole seconds since the epoch, null for what is no time of the years 1970 to 3000.
 
@@ -74,7 +92,9 @@ def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
         text = F.trim(value.cast("string"))
         seconds = F.when(
             ~F.coalesce(_is_date_number(text, StringType()), F.lit(False)),
-            F.coalesce(F.floor(number(text)).try_cast("bigint"), _iso(text, reading)),
+            F.coalesce(
+                F.floor(number(text)).try_cast("bigint"), F.unix_seconds(iso_moment(text, reading.zone))
+            ),
         )
     else:
         seconds = F.lit(None).cast("bigint")
@@ -121,8 +141,7 @@ def _is_of_coarser_unit(value: Column, dtype: DataType, unit: str) -> Column:
 
 def _parsed(text: Column, reading: Time) -> Column:
     assert reading.format is not None, "asked for by the caller"
-    letters = re.sub("'[^']*'", "", reading.format)
-    if any(letter in letters for letter in _ZONE_LETTERS):
+    if _names_zone(reading.format):
         return F.try_to_timestamp(text, F.lit(reading.format))
     # Without a zone of its own Spark would take the text as of the session's.
     return F.try_to_timestamp(
@@ -130,7 +149,13 @@ def _parsed(text: Column, reading: Time) -> Column:
     )
 
 
-def _iso(text: Column, reading: Time) -> Column:
+def _names_zone(format: str) -> bool:
+    letters = re.sub("'[^']*'", "", format)
+    return any(letter in letters for letter in _ZONE_LETTERS)
+
+
+def iso_moment(text: Column, zone: str | None = None) -> Column:
+    """ISO text as a moment, null for other text; what names no time zone is of the given one, or of UTC."""
     has_zone = text.rlike(r"[:\d](Z|[+-]\d{2}(:?\d{2})?)\z") & text.rlike(r"[T ]\d{2}:")
     is_day = text.rlike(r"^\d{4}-\d{2}-\d{2}\z")
     # Spark wants seconds.
@@ -138,10 +163,10 @@ def _iso(text: Column, reading: Time) -> Column:
     with_time = F.when(is_day, F.concat(text, F.lit("T00:00:00"))).otherwise(text)
     # Left alone, Spark completes a bare time of day with today's date, and reads text
     # without a zone in the session's.
-    zone = F.lit(f" {reading.zone}" if reading.zone else "Z")
-    instant = F.when(has_zone, text).otherwise(F.concat(with_time, zone))
+    own = F.lit(f" {zone}" if zone else "Z")
+    instant = F.when(has_zone, text).otherwise(F.concat(with_time, own))
     is_date = text.rlike(r"^\d{4}-\d{2}-\d{2}")
-    return F.when(is_date, F.unix_seconds(instant.try_cast("timestamp")))
+    return F.when(is_date, instant.try_cast("timestamp"))
 
 
 def _is_date_number(value: Column, dtype: DataType) -> Column:

@@ -271,6 +271,54 @@ def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str
     assert words in faults[0]
 
 
+MINUTES = "names no month: mm is minutes, MM the month"
+HALVES = "names an hour of twelve and not which half of the day: expected HH, or hh with a"
+
+
+@pytest.mark.parametrize(
+    ("format", "faults"),
+    [
+        ("yyyy-mm-dd", [f"{MINUTES}; did you mean 'yyyy-MM-dd'?"]),
+        ("yyyymm", [f"{MINUTES}; did you mean 'yyyyMM'?"]),
+        ("yyyy-mm-dd'T'HH:mm", [f"{MINUTES}; did you mean \"yyyy-MM-dd'T'HH:mm\"?"]),
+        ("dd yyyy HH:mm", [MINUTES]),
+        ("mm/dd", ["names no year; expected a pattern such as 'yyyy-MM-dd'", MINUTES]),
+        ("yyyy-MM-dd hh:mm", [f"{HALVES}; did you mean 'yyyy-MM-dd HH:mm'?"]),
+        ("yyyy-MM-dd KK 'a clock'", [f"{HALVES}; did you mean \"yyyy-MM-dd HH 'a clock'\"?"]),
+        ("dd/mm/yyyy hh:mm", [f"{fault}; did you mean 'dd/MM/yyyy HH:mm'?" for fault in (MINUTES, HALVES)]),
+    ],
+)
+def test_letters_of_a_format_that_mean_other_times_are_refused_with_what_was_meant(
+    format: str, faults: list[str]
+) -> None:
+    time = {"column": "at", "format": format}
+    found = [
+        fault for fault in faults_of(columns__time=time, tasks__order__time=time) if ".format: " in fault
+    ]
+    assert found == [
+        f"{where}.format: {format!r} {fault}"
+        for where in ("columns.time", "tasks.order.time")
+        for fault in faults
+    ]
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        "yyyyMMdd",
+        "yyyy",
+        "yyyyMM",
+        "yyyy-DDD",
+        "d LLL uuuu",
+        "yyyy-MM-dd h:mm a",
+        "yyyy-MM-dd kk",
+        "yyyy 'dhm'",
+    ],
+)
+def test_formats_that_leave_nothing_open_are_taken(format: str) -> None:
+    assert to_contract(changed(columns__time={"column": "at", "format": format}))
+
+
 def test_a_missing_contract_is_refused_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"absent\.yml: cannot be read"):
         load_contract(tmp_path / "absent.yml")
