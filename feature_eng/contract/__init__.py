@@ -22,7 +22,7 @@ from feature_eng.contract.features import (
     Raw,
 )
 from feature_eng.contract.loading import load_contract, to_contract
-from feature_eng.contract.names import RELATED_EVENTS, quoted, stored_name
+from feature_eng.contract.names import RELATED_EVENTS, as_key, quoted, stored_name
 from feature_eng.contract.sampling import Sampling
 from feature_eng.contract.schema import Contract
 from feature_eng.contract.six_scenarios import SixScenarios
@@ -62,6 +62,7 @@ __all__ = [
     "Table",
     "Task",
     "Time",
+    "as_key",
     "load_contract",
     "quoted",
     "stored_name",

@@ -27,6 +27,11 @@ def quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+def as_key(name: str) -> str:
+    """A column's name as a key of a contract, for messages."""
+    return name if name.isidentifier() else f"'{name}'"
+
+
 def alike(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of names that differ by case alone, which no Delta table can hold side by side."""
     seen: dict[str, str] = {}

@@ -5,16 +5,17 @@ An impression finds one row at most: a side table has one row for each key, or o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from feature_eng.contract import Contract, ContractError, Join
+from feature_eng.events.side_columns import SideColumn, side_columns, typed_key, unreadable
 from feature_eng.events.times import to_seconds
-from feature_eng.events.values import column, comparable, raw_column, to_typed
-from feature_eng.events.wanted import carried_columns, declared_type
+from feature_eng.events.values import column, comparable, raw_column
+from feature_eng.events.wanted import carried_columns
 
 FLAG = "joined__"
 # Columns of a side table on its way to the impressions, whose own names may be any.
@@ -43,21 +44,26 @@ def with_side_tables(raw: Mapping[str, DataFrame], contract: Contract) -> SideRo
     """Join the side tables that the contract wants columns of.
 
     Raises:
-        ContractError: A side table has several rows for one key.
+        ContractError: Side tables have several rows for one key, or keys, times or orders that cannot be read; all
+            such tables.
     """
     main = contract.source.main_table
     rows = raw[main]
     table_of: dict[str, str] = {}
     flags: list[str] = []
+    faults: list[str] = []
     for place, join in enumerate(contract.source.join):
         carried = carried_columns(join, raw, contract)
         if not carried:
             continue
-        side = _side(join, raw[join.table], carried, contract)
-        _refuse_several(f"source.join.{place}", join, side)
+        where, by = f"source.join.{place}", tuple(side_columns(join, raw[join.table], contract))
+        side = _side(join, raw, by, carried, contract)
+        faults += unreadable(where, join, raw[join.table], by) or _several(where, join, side)
         rows = _joined(rows, side, join, carried, contract)
         table_of.update(dict.fromkeys(carried, join.table))
         flags.append(f"{FLAG}{join.table}")
+    if faults:
+        raise ContractError(faults)
     return SideRows(rows, table_of, tuple(flags))
 
 
@@ -103,20 +109,24 @@ def seen_keys(table: str, keys: DataFrame) -> str:
     return f"{types} {values} in {table!r}"
 
 
-def _side(join: Join, frame: DataFrame, carried: tuple[str, ...], contract: Contract) -> DataFrame:
-    """The side table as its keys and values by number and, where it has times, from when until when each row held."""
-    keys = {
-        f"{KEY}{place}": to_typed(
-            raw_column(name), frame.schema[name].dataType, declared_type(name, join.table, contract) or "id"
-        )
-        for place, name in enumerate(join.on)
-    }
+def _side(
+    join: Join,
+    raw: Mapping[str, DataFrame],
+    by: Sequence[SideColumn],
+    carried: tuple[str, ...],
+    contract: Contract,
+) -> DataFrame:
+    """The side table as its keys and values by number and, where it has times, from when until when each row held.
+
+    Keys are as they are compared: "5" and "05" are one where the impressions have numbers.
+    """
+    frame, main = raw[join.table], contract.source.main_table
+    keys = {}
+    for place, name in enumerate(join.on):
+        mine, other = (typed_key(name, table, raw[table], contract) for table in (main, join.table))
+        keys[f"{KEY}{place}"] = comparable(*mine, *other)[1]
     parts = {**keys, **{f"{VALUE}{place}": raw_column(name) for place, name in enumerate(carried)}}
-    if join.as_of_time is not None:
-        time = join.as_of_time
-        parts[FROM] = to_seconds(raw_column(time.column), frame.schema[time.column].dataType, time)
-    if join.newest is not None:
-        parts[NEWEST] = raw_column(join.newest)
+    parts |= {{"as_of": FROM, "newest": NEWEST}[one.role]: one.value for one in by if one.role != "on"}
     rows = frame.select(*(value.alias(name) for name, value in parts.items()))
     known = [name for name in rows.columns if name.startswith(KEY) or name == FROM]
     rows = rows.dropna(subset=known)
@@ -134,22 +144,21 @@ def _side(join: Join, frame: DataFrame, carried: tuple[str, ...], contract: Cont
     return rows.withColumn(UNTIL, following)
 
 
-def _refuse_several(where: str, join: Join, side: DataFrame) -> None:
+def _several(where: str, join: Join, side: DataFrame) -> list[str]:
     if join.newest is not None:
-        return
+        return []
     keys = [name for name in side.columns if name.startswith(KEY) or name == FROM]
     several = side.groupBy(*keys).count().where("count > 1").limit(1).collect()
-    if several:
-        *key, count = several[0]
-        what = ", ".join(f"{name} = {value!r}" for name, value in zip(join.on, key, strict=False))
-        at = " at one time" if join.as_of is not None else ""
-        choice = "" if join.as_of else "as_of: COLUMN (as it was at each row's time), newest: COLUMN, or "
-        raise ContractError(
-            [
-                f"{where}: {join.table!r} has {count:,} different rows for {what}{at}; expected one: add "
-                f"{choice}a 'where' that leaves one"
-            ]
-        )
+    if not several:
+        return []
+    *key, count = several[0]
+    what = ", ".join(f"{name} = {value!r}" for name, value in zip(join.on, key, strict=False))
+    at = " at one time" if join.as_of is not None else ""
+    choice = "" if join.as_of else "as_of: COLUMN (as it was at each row's time), newest: COLUMN, or "
+    return [
+        f"{where}: {join.table!r} has {count:,} different rows for {what}{at}; expected one: add "
+        f"{choice}a 'where' that leaves one"
+    ]
 
 
 def _joined(
@@ -158,10 +167,8 @@ def _joined(
     main = contract.source.main_table
     conditions: list[Column] = []
     for place, name in enumerate(join.on):
-        dtype = rows.schema[name].dataType
-        mine = to_typed(raw_column(name), dtype, declared_type(name, main, contract) or "id")
-        my_type = rows.select(mine.alias("mine")).schema["mine"].dataType
-        pair = comparable(mine, my_type, F.col(f"{KEY}{place}"), side.schema[f"{KEY}{place}"].dataType)
+        mine = typed_key(name, main, rows, contract)
+        pair = comparable(*mine, F.col(f"{KEY}{place}"), side.schema[f"{KEY}{place}"].dataType)
         conditions.append(pair[0] == pair[1])
     if join.as_of_time is not None:
         time = contract.columns.time_reading

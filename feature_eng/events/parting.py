@@ -58,7 +58,7 @@ def to_events(
     Raises:
         ContractError: Tables or columns that the contract names and the data lack, all of them; columns of
             a type that cannot be read as what the contract makes of them; a side table with several rows for
-            one key.
+            one key, or with keys or times that cannot be read.
     """
     check_schemas(raw, contract)
     main = contract.source.main_table

@@ -16,6 +16,7 @@ from feature_eng.contract import (
     MultiValued,
     Task,
     Time,
+    as_key,
     to_boolean,
     to_number,
 )
@@ -123,7 +124,7 @@ def _unreadable(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[st
         wanted = wanted_type(name, dtype, declared_type(name, table, contract), contract)
         why = refusal(name, dtype, wanted) or _clash(name, dtype, wanted, contract)
         if why:
-            yield f"{where}: column {name!r} of {table!r} {why.replace('NAME', _plain(name))}"
+            yield f"{where}: column {name!r} of {table!r} {why.replace('NAME', as_key(name))}"
     for name, task in contract.tasks.items():
         if task.column is not None:
             yield from _label_fault(name, task, raw[table_of[task.column]].schema[task.column].dataType)
@@ -133,7 +134,7 @@ def _unreadable(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[st
         if task.table is not None and task.sum is not None:
             why = refusal(task.sum, raw[task.table].schema[task.sum].dataType, "number")
             if why:
-                yield f"tasks.{name}.sum: column {task.sum!r} of {task.table!r} {why.replace('NAME', _plain(task.sum))}"
+                yield f"tasks.{name}.sum: column {task.sum!r} of {task.table!r} {why.replace('NAME', as_key(task.sum))}"
     yield from _told_faults(raw, contract)
     for table, where, _ in related_columns(contract):
         if where.endswith(".time"):
@@ -144,6 +145,8 @@ def _unreadable(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[st
             yield from _key_faults(f"{where}.on", join.on, table, raw, contract)
         if join.as_of_time is not None:
             times.append((f"{where}.as_of", join.table, join.as_of_time))
+        if join.newest is not None and declared_type(join.newest, join.table, contract) is not None:
+            yield from _key_faults(f"{where}.newest", (join.newest,), join.table, raw, contract)
     for where, table, time in times:
         why = time_refusal(spark, time, raw[table].schema[time.column].dataType)
         if why:
@@ -196,7 +199,7 @@ def _key_faults(
         dtype = raw[table].schema[name].dataType
         why = refusal(name, dtype, declared_type(name, table, contract) or "id")
         if why:
-            yield f"{where}: column {name!r} of {table!r} {why.replace('NAME', _plain(name))}"
+            yield f"{where}: column {name!r} of {table!r} {why.replace('NAME', as_key(name))}"
 
 
 def _told_faults(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[str]:
@@ -207,7 +210,7 @@ def _told_faults(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[s
             dtype = raw[table].schema[name].dataType
             why = refusal(name, dtype, told_type(name, dtype, table, contract))
             if why:
-                yield f"{where}: column {name!r} of {table!r} {why.replace('NAME', _plain(name))}"
+                yield f"{where}: column {name!r} of {table!r} {why.replace('NAME', as_key(name))}"
                 continue
             own = raw[table_of[name]].schema[name].dataType
             wanted = wanted_type(name, own, declared_type(name, table_of[name], contract), contract)
@@ -228,7 +231,7 @@ def _told_faults(raw: Mapping[str, DataFrame], contract: Contract) -> Iterator[s
                 )
                 yield (
                     f"{where}: column {name!r} is {here.simpleString()} in {table!r} and {there.simpleString()} in "
-                    f"{table_of[name]!r}; say source.tables.{text}.types: {{{_plain(name)}: integer}}, or string of "
+                    f"{table_of[name]!r}; say source.tables.{text}.types: {{{as_key(name)}: integer}}, or string of "
                     f"{other}"
                 )
 
@@ -261,7 +264,3 @@ def _label_fault(name: str, task: Task, dtype: DataType) -> Iterator[str]:
         yield f"{where}: column {task.column!r} is of type boolean; expected true or false, not {given!r}"
     elif isinstance(dtype, IntegralType | FractionalType) and truth is None and read is None:
         yield f"{where}: column {task.column!r} is of type {kind}; expected a number, not {given!r}"
-
-
-def _plain(name: str) -> str:
-    return name if name.isidentifier() else f"'{name}'"
