@@ -47,8 +47,8 @@ def side_columns(join: Join, frame: DataFrame, contract: Contract) -> Iterator[S
         yield SideColumn("on", name, value, expected)
     if (time := join.as_of_time) is not None:
         raw, dtype = raw_column(time.column), frame.schema[time.column].dataType
-        value, hint = to_seconds(raw, dtype, time), time_hint(raw, dtype, time)
-        yield SideColumn("as_of", time.column, value, "times of the years 1970 to 3000", hint)
+        value, hint = to_seconds(raw, dtype, time, since_ever=True), time_hint(raw, dtype, time)
+        yield SideColumn("as_of", time.column, value, "times up to the year 3000", hint)
     if join.newest is not None:
         yield _newest(join.newest, join.table, frame, contract)
 

@@ -23,6 +23,7 @@ from feature_eng.events.values import number, whole_number
 
 # Seconds up to the year 3000: milliseconds given for seconds lie beyond, and are refused.
 LATEST_SECOND = 32_503_680_000
+_YEAR_1 = -62_135_596_800
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # Numbers since the epoch in each unit, for the years 1973 to 2099.
 _LIKELY = {unit: (10**8 * per, 41 * 10**8 * per) for unit, per in PER_SECOND.items()}
@@ -71,8 +72,10 @@ def as_written(key: str, reading: Time, **added: str) -> str:
     return f"{key}: {{{', '.join(f'{name}: {value}' for name, value in said.items())}}}"
 
 
-def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
+def to_seconds(value: Column, dtype: DataType, reading: Time, *, since_ever: bool = False) -> Column:
     """Whole seconds since the epoch, null for what is no time of the years 1970 to 3000.
+
+    With ``since_ever`` earlier ones too: tables say 1900-01-01 of what has held since before anyone counted.
 
     What names no time zone is taken as of the reading's, or as UTC. A number of eight digits that reads as a
     date, such as 20240115, is no number of seconds unless the reading says so. Nor is a number one of a fine unit
@@ -98,11 +101,12 @@ def to_seconds(value: Column, dtype: DataType, reading: Time) -> Column:
         )
     else:
         seconds = F.lit(None).cast("bigint")
+    earliest = _YEAR_1 if since_ever else 0
     if reading.dates == "end":
         # Of what is far from all times no day can be told.
-        near = F.when(seconds.between(-DAY_SECONDS, LATEST_SECOND), seconds)
+        near = F.when(seconds.between(earliest - DAY_SECONDS, LATEST_SECOND), seconds)
         seconds = last_second(near, reading.zone or "UTC")
-    return F.when(seconds.between(0, LATEST_SECOND), seconds)
+    return F.when(seconds.between(earliest, LATEST_SECOND), seconds)
 
 
 def time_hint(value: Column, dtype: DataType, reading: Time) -> Column:

@@ -108,7 +108,7 @@ def test_a_row_that_cannot_be_read_stops_the_build_before_the_row_before_holds_f
         write_events(spark, contract_of(as_of="since"), str(tmp_path), str(tmp_path / "tables"))
     assert caught.value.faults == [
         "source.join.0.as_of: 1 of 4 rows of 'items' have a 'since' that cannot be read, as '2024-04-01 00:00:00 UTC'; "
-        "expected times of the years 1970 to 3000, or a 'where' that leaves such rows out"
+        "expected times up to the year 3000, or a 'where' that leaves such rows out"
     ]
     assert not (tmp_path / "tables").exists()
     # Rows without a time, or without a key, say nothing.
@@ -116,6 +116,22 @@ def test_a_row_that_cannot_be_read_stops_the_build_before_the_row_before_holds_f
     write_events(spark, contract_of(as_of="since"), str(tmp_path), str(tmp_path / "tables"))
     rows = spark.read.format("delta").load(str(tmp_path / "tables" / "events")).collect()
     assert [row["price"] for row in rows] == [2.0]
+
+
+@pytest.mark.parametrize("dates", [None, "end"])
+def test_a_row_that_has_held_since_before_anyone_counted_is_found(
+    spark: SparkSession, dates: str | None
+) -> None:
+    since = {"column": "since", **({} if dates is None else {"dates": dates})}
+    items = [
+        ("a", 1.0, "1900-01-01"),
+        ("a", 2.0, "1950-01-01"),
+        ("b", 3.0, "0001-01-01"),
+        ("a", 4.0, "2150-01-01"),
+    ]
+    for item, price in (("a", 2.0), ("b", 3.0)):
+        raw = log(spark, items, "what string, price double, since string", item=item)
+        assert price_of(raw, contract_of(as_of=since)) == price
 
 
 def test_times_and_keys_that_cannot_be_read_are_named_together_with_what_they_seem_to_be(
@@ -127,7 +143,7 @@ def test_times_and_keys_that_cannot_be_read_are_named_together_with_what_they_se
         "source.join.0.on: 2 of 4 rows of 'items' have a 'what' that cannot be read, as 'x'; expected whole numbers, "
         "or a 'where' that leaves such rows out",
         f"source.join.0.as_of: 1 of 4 rows of 'items' have a 'since' that cannot be read, as '{AT * 1000}' (ms since "
-        "the epoch, it seems; write as_of: {column: since, unit: ms}); expected times of the years 1970 to 3000, or a "
+        "the epoch, it seems; write as_of: {column: since, unit: ms}); expected times up to the year 3000, or a "
         "'where' that leaves such rows out",
     ]
     # Text that is no number is a key of its own, which no number equals.
