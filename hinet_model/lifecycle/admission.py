@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from feature_eng.contract import stored_name
 from feature_eng.snapshot import FIRST_MEANING
 from hinet_model.lifecycle.evaluation import CHALLENGER, CHAMPION, WEIGHED_BY, Evaluation
 from hinet_model.lifecycle.policy import Policy
@@ -48,10 +49,10 @@ def inadmissible(
                 f"{challenger.get(tag)}: run jobs/evaluate.py again"
             )
     weighed_by = rows.get(WEIGHED_BY)
-    if weighed_by != policy.weight:
-        again = "" if policy.weight is None else f" --weight {policy.weight}"
+    if weighed_by != (None if policy.weight is None else stored_name(policy.weight)):
+        again = "" if policy.weight is None else f" --weight '{policy.weight}'"
         faults.append(
-            f"the evaluation weighs rows by {weighed_by or 'nothing'}, the policy wants {policy.weight or 'nothing'}: "
+            f"the evaluation weighs rows by {weighed_by or 'nothing'}, the policy by {policy.weight or 'nothing'}: "
             f"run jobs/evaluate.py{again} again"
         )
     if champion is not None and champion.get("contract") != challenger.get("contract"):

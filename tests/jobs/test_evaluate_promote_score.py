@@ -527,12 +527,11 @@ def test_rows_that_an_ancestor_was_trained_on_count_as_seen(spark: SparkSession,
     warm = tagged(version, "began_with", ancestor.uri)
     assert seen(warm)["rows"] == 0  # both of the same version of the data
     tagged(ancestor, "began_with", ancestor.uri)
-    other = tagged(ancestor, "delta_version", "0")
-    found = seen(warm, training_version="99")
+    found = seen(warm, training_version="99")  # rows of another version, as it were
     assert found["rows"] == 300
-    assert f"{other.uri}, which it began with: test rows looked up by key" in found["how"]
+    assert f"{ancestor.uri}, which it began with: test rows looked up by key" in found["how"]
     tagged(ancestor, "table_id", "another")
-    assert seen(warm)["rows"] is None  # that table is not there
+    assert seen(warm, training_version="99")["rows"] is None  # that table is not there
     assert seen(tagged(version, "began_with", f"models:/{version.name}/99"))["rows"] is None
 
 

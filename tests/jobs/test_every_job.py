@@ -173,7 +173,7 @@ def test_awkward_kinds_come_through_every_job_exactly_with_every_place_on_an_obj
         "evaluate", "--config", config, "--weight=is member", "--slices=is member,Page Type", "--json", judged,
         here=here,
     )  # fmt: skip
-    run_job("promote", "--config", config, *LENIENT, here=here)
+    run_job("promote", "--config", config, *LENIENT, "--rule=weight=is member", here=here)
     run_job("score", "--config", config, here=here)
     found = Evaluation.from_json(judged.read_text())
     examples = rows_of(f"{warehouse}/{NAME}/examples")

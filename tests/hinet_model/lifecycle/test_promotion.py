@@ -245,15 +245,15 @@ def test_what_may_not_be_decided_by_is_refused(
 
 
 def test_rows_are_weighed_as_the_policy_wants_them_or_it_is_refused() -> None:
-    plain = evaluation([])
-    weighed = replace(plain, rows={**plain.rows, "weighed_by": "value"})
-    assert inadmissible(weighed, rules(weight="value"), LINEAGE, None, NOW) == []
+    plain, wanted = evaluation([]), rules(weight="the value")
+    weighed = replace(plain, rows={**plain.rows, "weighed_by": "the%20value"})
+    assert inadmissible(weighed, wanted, LINEAGE, None, NOW) == []
     for judged, policy, words in (
-        (weighed, RULES, "weighs rows by value, the policy wants nothing: run jobs/evaluate.py again"),
+        (weighed, RULES, "weighs rows by the%20value, the policy by nothing: run jobs/evaluate.py again"),
         (
             plain,
-            rules(weight="value"),
-            "by nothing, the policy wants value: run jobs/evaluate.py --weight value",
+            wanted,
+            "by nothing, the policy by the value: run jobs/evaluate.py --weight 'the value' again",
         ),
     ):
         (fault,) = inadmissible(judged, policy, LINEAGE, None, NOW)
